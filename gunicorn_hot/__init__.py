@@ -1,0 +1,36 @@
+"""Complete, graceful binary upgrades for Gunicorn, by one line in its configuration file::
+
+    from gunicorn_hot import on_starting
+
+and one signal, SIGUSR2, to the master. See the README for what is promised.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+from gunicorn_hot import settings
+
+__version__ = "0.1.0"
+__all__ = ["on_starting"]
+
+
+def on_starting(server: Any) -> None:
+    """gunicorn's server hook: make this arbiter a hot one. A hook of your own may call it.
+
+    Called by gunicorn, in the master, once, before there are sockets or workers. Raises RuntimeError, which gunicorn
+    prints before it exits with 1, when a hot_* setting in the configuration file is wrong."""
+    from gunicorn.errors import ConfigError
+
+    from gunicorn_hot.arbiter import adopt
+
+    try:
+        settings.read_late(server.cfg)
+        adopt(server)
+    except (ConfigError, OSError) as exc:
+        if server.pidfile is not None:
+            server.pidfile.unlink()
+        raise RuntimeError(str(exc)) from exc
+
+
+settings.add_to_the_one_being_read()

@@ -1,0 +1,655 @@
+"""The one module that overrides gunicorn's Arbiter.
+
+It turns signals, reaped children, messages and the clock into events, gives them to the machines of `handover`, and
+performs the actions that come back. It decides nothing about an upgrade itself.
+"""
+
+from __future__ import annotations
+
+import os
+import queue
+import signal
+import time
+from typing import TYPE_CHECKING, Any
+
+from gunicorn import util
+from gunicorn.errors import HaltServer
+
+from gunicorn_hot import early_output, handover, pidfile, private, settings
+from gunicorn_hot.handover import PredecessorState, SuccessorState
+from gunicorn_hot.predecessor import Predecessor
+from gunicorn_hot.processes import EXITED_NORMALLY, ended
+from gunicorn_hot.protocol import Message
+from gunicorn_hot.successor import Successor, command
+from gunicorn_hot.wakeup import Wakeup
+from gunicorn_hot.workers import base as workers_base
+from gunicorn_hot.workers import twin
+
+if TYPE_CHECKING:
+    from gunicorn.arbiter import Arbiter as _Base
+    from gunicorn.glogging import Logger
+
+    from gunicorn_hot.workers.base import HotWorker
+else:
+    _Base = object
+
+
+def adopt(server: Any) -> None:
+    """Turn a running arbiter into a hot one; called once, from `on_starting`, before it has workers.
+
+    Raises OSError when the environment names a channel that is none."""
+    server.__class__ = type(f"Hot{type(server).__name__}", (HotArbiter, type(server)), {})
+    server.become_hot()
+
+
+#: What a successor says; what a predecessor says is open, commit and upgrade.
+_TO_PREDECESSOR = ("hello", "progress", "ready", "opened", "committed", "failed", "leaving")
+_RESPAWN_SECONDS = 5.0
+
+
+class HotArbiter(_Base):
+    """Mixed into the class of the running arbiter, before it."""
+
+    if TYPE_CHECKING:
+        log: Logger
+        WORKERS: dict[int, HotWorker]  # type: ignore[misc,assignment]
+        LISTENERS: list[Any]  # type: ignore[misc]
+        _control_server: Any
+        _stop_control_server: Any
+
+    def become_hot(self) -> None:
+        """Do what a constructor would have done."""
+        self.START_CTX["args"] = command()
+        # Where this process was started, not where `chdir` has taken it since: the command may name relative paths.
+        self.START_CTX["cwd"] = self.cfg.settings["chdir"].default
+        early_output.release(os.environ)
+        self.predecessor = Predecessor.of_this_process(os.environ, self.master_pid)
+        self.successor: Successor | None = None
+        self.outgoing = handover.Predecessor(self._limits())
+        self.incoming: handover.Successor | None = None
+        self.wakeup_pipe = Wakeup()
+        self._events: list[handover.Event] = []
+        self._feeding = False
+        self._stopping = False
+        self._cut = 0
+        self._since = time.monotonic()
+        self._gate_open = True
+        #: The successor owns the sockets' files; what this master does with its copies is its own affair.
+        self._handed_over = False
+        #: When a worker may be booted again, after one could not load the application.
+        self._spawn_after = 0.0
+        self._last_title = ""
+        self.worker_class = twin(self.worker_class)
+        if self.predecessor is not None:
+            # gunicorn reads it in start(), which is past that; workers and the application need not know.
+            os.environ.pop("GUNICORN_PID", None)
+            stock = self.predecessor.channel is None
+            self.incoming = handover.Successor(stock=stock)
+            self._gate_open = self.cfg.hot_cutover == "overlap"
+            if self.predecessor.channel is not None:
+                self.wakeup_pipe.watch(self.predecessor.channel.fileno(), self._on_predecessor)
+                self.predecessor.channel.send("hello", pid=os.getpid())
+
+    def _limits(self) -> handover.Limits:
+        cfg = self.cfg
+        return handover.Limits(
+            ready=cfg.hot_ready_timeout,
+            probation=cfg.hot_probation,
+            drain=settings.drain_timeout(cfg),
+        )
+
+    # --- the two machines
+
+    def feed(self, event: handover.Event) -> None:
+        """Give an event to the machine that it concerns, and perform what it answers.
+
+        An action may cause further events; they are taken in order, after the current actions are done."""
+        self._events.append(event)
+        if self._feeding or self._stopping:
+            return
+        self._feeding = True
+        try:
+            while self._events:
+                self._step(self._events.pop(0))
+        finally:
+            self._feeding = False
+            self._events.clear()
+        self._retitle()
+
+    def _step(self, event: handover.Event) -> None:
+        machine: handover.Machine = self.outgoing
+        if self._is_incoming and not isinstance(event, handover.SuccessorExited):
+            assert self.incoming is not None
+            machine = self.incoming
+        before = machine.state
+        try:
+            actions = machine.step(event, time.monotonic())
+        except handover.Unexpected as exc:
+            self.log.error("Upgrade: ignored what cannot happen: %s", exc)
+            return
+        if machine.state is not before:
+            self.log.debug("Upgrade: %s -> %s on %s", before.name, machine.state.name, event)
+        for action in actions:
+            self.perform(action)
+
+    @property
+    def _is_incoming(self) -> bool:
+        """Whether this master has not taken over yet, so that what happens concerns its Successor machine."""
+        return self.incoming is not None and self.incoming.state is not SuccessorState.SOLE
+
+    @property
+    def _state(self) -> PredecessorState:
+        return self.outgoing.state
+
+    def perform(self, action: handover.Action) -> None:
+        """Do one action."""
+        match action:
+            case handover.Log(level, text):
+                getattr(self.log, level)("%s", text)
+            case handover.Tell(type):
+                self._tell(type)
+            case handover.TellFailed(reason):
+                self._tell("failed", reason=reason)
+            case handover.StartSuccessor():
+                self._start_successor()
+            case handover.EndSuccessor():
+                self._signal_successor(signal.SIGTERM)
+            case handover.KillSuccessor():
+                self._signal_successor(signal.SIGKILL)
+            case handover.PauseWorkers():
+                self._pause_workers()
+            case handover.ResumeWorkers():
+                self._tell_workers("resume")
+            case handover.DrainWorkers(timeout):
+                self._drain_workers(timeout)
+            case handover.CutWorkers():
+                super().kill_workers(signal.SIGQUIT)
+            case handover.KillWorkers():
+                super().kill_workers(signal.SIGKILL)
+            case handover.RestoreOwnership():
+                self._restore_ownership()
+            case handover.ReleaseOwnership():
+                self._stop_control_server()
+            case handover.TakeOwnership():
+                self._take_ownership()
+            case handover.OpenGate():
+                self._open_gate()
+            case handover.EndPredecessor():
+                assert self.predecessor is not None
+                self.predecessor.terminate()
+            case handover.RequestUpgrade():
+                self._events.append(handover.UpgradeRequested())
+            case handover.ReportReady():
+                self._report_ready()
+            case handover.ReportFailure(reason):
+                self._report_failure(reason)
+            case handover.Reload():
+                super().handle_hup()
+            case handover.Resize(how):
+                getattr(super(), f"handle_{how}")()
+            case handover.Halt(reason):
+                raise HaltServer(reason, self.WORKER_BOOT_ERROR)
+            case handover.Stop(how):
+                getattr(super(), f"handle_{how}")()
+            case handover.Leave():
+                self._leave()
+            case _:
+                raise AssertionError(action)
+
+    # --- the other master
+
+    def _tell(self, type: str, **fields: Any) -> None:
+        """Send a message to the peer that it is meant for: these to the predecessor, all others to the successor."""
+        if type in _TO_PREDECESSOR:
+            if self.predecessor is not None and self.predecessor.channel is not None:
+                if type == "progress":
+                    ready, total = self._counts()
+                    fields = {"ready": ready, "total": total}
+                self.predecessor.channel.send(type, **fields)
+        elif self.successor is not None:
+            self.successor.channel.send(type, **fields)
+
+    def _start_successor(self) -> None:
+        self._since = time.monotonic()
+        try:
+            self.successor = Successor.start(self)
+        except OSError as exc:
+            self._events.append(handover.SpawnFailed(str(exc)))
+            return
+        self.reexec_pid = self.successor.pid
+        # A worker recycled by max_requests would come back with the new release.
+        self._tell_workers("hold")
+        self.wakeup_pipe.watch(self.successor.channel.fileno(), self._on_successor)
+        self._events.append(handover.SuccessorSpawned(self.successor.pid))
+
+    def _signal_successor(self, sig: int) -> None:
+        if self.successor is not None:
+            self.successor.signal(sig)
+
+    def _on_successor(self) -> None:
+        """The channel to the successor is readable."""
+        successor = self.successor
+        assert successor is not None
+        fd = successor.channel.fileno()
+        messages = successor.channel.receive()
+        if successor.channel.closed:
+            self.wakeup_pipe.forget(fd)
+            # What a dead peer wished for is void: only why it ended still counts. So READY and death in one read
+            # is a death.
+            messages = [message for message in messages if message.type in ("failed", "leaving")]
+        for message in messages:
+            self._from_successor(message)
+        if successor.channel.closed:
+            self.feed(handover.SuccessorClosed(successor.channel.error))
+
+    def _from_successor(self, message: Message) -> None:
+        successor = self.successor
+        assert successor is not None
+        fields = message.fields
+        if message.type == "hello":
+            successor.greeted = True
+        elif message.type == "progress":
+            successor.ready, successor.total = int(fields["ready"]), int(fields["total"])
+            if self._state is PredecessorState.BOOTING:
+                self.log.info("Upgrade: %s of %s workers ready", successor.ready, successor.total)
+                self._retitle()
+        elif message.type == "ready":
+            self.feed(handover.SuccessorReady(frozenset(self._may_accept())))
+        elif message.type == "opened":
+            self.feed(handover.GateOpened())
+        elif message.type == "committed":
+            self.feed(handover.SuccessorCommitted())
+        elif message.type == "failed":
+            self.feed(handover.SuccessorFailed(str(fields.get("reason", "for a reason that it did not say"))))
+        elif message.type == "leaving":
+            self.feed(handover.SuccessorLeft())
+        else:
+            self.log.debug("Upgrade: skipped a message of type %r", message.type)
+
+    def _on_predecessor(self) -> None:
+        """The channel to the predecessor is readable."""
+        assert self.predecessor is not None
+        channel = self.predecessor.channel
+        assert channel is not None
+        fd = channel.fileno()
+        messages = channel.receive()
+        if channel.closed:
+            self.wakeup_pipe.forget(fd)
+        for message in messages:
+            self._from_predecessor(message)
+        if channel.closed:
+            if channel.error:
+                self.log.warning("The channel to the predecessor broke: %s", channel.error)
+            private.forget(channel)
+            self._feed_incoming(handover.PredecessorClosed())
+
+    def _from_predecessor(self, message: Message) -> None:
+        if message.type == "open":
+            self._feed_incoming(handover.GateOrdered())
+        elif message.type == "commit":
+            self._feed_incoming(handover.CommitOrdered())
+        elif message.type == "upgrade":
+            self._feed_incoming(handover.UpgradeRequested())
+        else:
+            self.log.debug("Upgrade: skipped a message of type %r", message.type)
+
+    def _feed_incoming(self, event: handover.Event) -> None:
+        """Give what the predecessor did to the Successor machine; after the take-over that is a late word."""
+        if self._is_incoming:
+            self.feed(event)
+            return
+        assert self.incoming is not None
+        for action in self.incoming.step(event, time.monotonic()):
+            if isinstance(action, handover.RequestUpgrade):
+                self.feed(handover.UpgradeRequested())
+            else:
+                self.perform(action)
+
+    # --- the workers
+
+    def spawn_worker(self) -> int:
+        name, self.proc_name = self.proc_name, str(self.cfg.proc_name)
+        try:
+            pid: int = super().spawn_worker()
+        except SystemExit as exc:
+            worker = workers_base.current
+            if worker is not None and worker.leaves_at_once:
+                # Threads are still busy with what was cut, and the interpreter would wait for them.
+                os._exit(exc.code if isinstance(exc.code, int) else 1)
+            raise
+        finally:
+            # gunicorn calls a master that has not taken over "app.2"; its workers will outlive that.
+            self.proc_name = name
+        worker = self.WORKERS[pid]
+        worker.link.become_master()
+        self.wakeup_pipe.watch(worker.link.master_end.fileno(), lambda: self._on_worker(worker))
+        if self._gate_open:
+            worker.link.master_end.send("open")
+        return pid
+
+    def spawn_workers(self) -> None:
+        # gunicorn sleeps up to 0.1 s after each, so that workers do not start at the same instant.
+        if time.monotonic() < self._spawn_after:
+            return
+        for _ in range(self.num_workers - len(self.WORKERS)):
+            if self.successor is not None:
+                self.log.warning("Upgrade: a worker has died and is replaced; the new one loads what is deployed now")
+            self.spawn_worker()
+
+    def _on_worker(self, worker: Any) -> None:
+        """A worker's link is readable."""
+        end = worker.link.master_end
+        fd = end.fileno()
+        messages = end.receive()
+        if end.closed:
+            self.wakeup_pipe.forget(fd)
+        for message in messages:
+            self._from_worker(worker, message)
+
+    def _from_worker(self, worker: Any, message: Message) -> None:
+        if message.type == "ready":
+            worker.is_ready = True
+            self.log.debug("Worker ready (pid: %s)", worker.pid)
+            self._count_workers()
+        elif message.type == "paused":
+            self.feed(handover.WorkerPaused(worker.pid))
+        elif message.type == "failed":
+            worker.failure = str(message.fields.get("reason", ""))
+        elif message.type == "cut":
+            self._cut += int(message.fields.get("count", 0))
+
+    def _counts(self) -> tuple[int, int]:
+        ready = sum(worker.is_ready for worker in self.WORKERS.values())
+        return ready, max(self.num_workers, len(self.WORKERS))
+
+    def _count_workers(self) -> None:
+        if self._is_incoming:
+            self.feed(handover.WorkersCounted(*self._counts()))
+
+    def _tell_workers(self, type: str, **fields: Any) -> None:
+        for worker in self.WORKERS.values():
+            worker.link.master_end.send(type, **fields)
+
+    def _may_accept(self) -> list[int]:
+        """Return the pids of workers that could accept a connection, now or after what they are doing."""
+        return [worker.pid for worker in self.WORKERS.values() if worker.is_ready and worker.can_pause]
+
+    def _pause_workers(self) -> None:
+        self._tell_workers("pause")
+        for worker in self.WORKERS.values():
+            # It will read the pause before it can accept again: no need to wait until it has.
+            if not worker.link.board.accepting:
+                self._events.append(handover.WorkerPaused(worker.pid))
+
+    def _drain_workers(self, timeout: float) -> None:
+        self._since = time.monotonic()
+        count = sum(worker.link.board.in_flight for worker in self.WORKERS.values())
+        self._handed_over = True
+        self.log.info(
+            "Upgrade: committed to successor with pid: %s; draining %s requests in %s workers, %gs at most "
+            "(hot_drain_timeout)",
+            self.successor.pid if self.successor else "?",
+            count,
+            len(self.WORKERS),
+            timeout,
+        )
+        for worker in list(self.WORKERS.values()):
+            worker.link.master_end.send("drain", timeout=timeout)
+            if not worker.can_pause:
+                self.kill_worker(worker.pid, signal.SIGTERM)
+        if not self.WORKERS:
+            self._events.append(handover.AllWorkersGone())
+
+    def _open_gate(self) -> None:
+        self._gate_open = True
+        self._tell_workers("open")
+
+    def murder_workers(self) -> None:
+        now = time.monotonic()
+        limit = self.cfg.hot_ready_timeout
+        for pid, worker in list(self.WORKERS.items()):
+            if worker.is_ready and self._state is not PredecessorState.DRAINING:
+                continue
+            # gunicorn's `timeout` is for workers that serve: a boot and a drain have bounds of their own.
+            worker.tmp.notify()
+            # A hot predecessor's hot_ready_timeout bounds the boot of this whole generation.
+            bounded = self.incoming is not None and self._is_incoming and not self.incoming.stock
+            if not worker.is_ready and limit and now - worker.forked_at > limit and not bounded:
+                self.log.critical("Worker not ready in %gs (hot_ready_timeout) (pid:%s)", limit, pid)
+                self.kill_worker(pid, signal.SIGKILL if worker.aborted else signal.SIGABRT)
+                worker.aborted = True
+        super().murder_workers()
+
+    def manage_workers(self) -> None:
+        if self.outgoing.accepting:
+            super().manage_workers()
+
+    def reap_workers(self) -> None:
+        # What the dead have said comes before that they are dead.
+        self._read_links()
+        successor = self.successor
+        if successor is not None and (status := successor.reap()) is not None:
+            self.reexec_pid = 0
+            if words := successor.early_words():
+                self.log.error("Upgrade: the successor has written:\n%s", words)
+            self._forget_successor()
+            self.feed(handover.SuccessorExited(status))
+        before = dict(self.WORKERS)
+        ends = {pid: ended(pid) for pid in before}
+        try:
+            super().reap_workers()
+        except HaltServer as halt:
+            self._survive(halt)
+        finally:
+            gone = [worker for pid, worker in before.items() if pid not in self.WORKERS]
+            for worker in gone:
+                self._forget_worker(worker, ends[worker.pid])
+        if gone and not self.WORKERS and not self._is_incoming:
+            self.feed(handover.AllWorkersGone())
+
+    def _survive(self, halt: HaltServer) -> None:
+        """A worker could not load the application, which ends gunicorn: not while others serve.
+
+        What is on the disk may be the release that has just been refused."""
+        if self._is_incoming or not any(worker.is_ready for worker in self.WORKERS.values()):
+            raise halt
+        self._spawn_after = time.monotonic() + _RESPAWN_SECONDS
+        self.log.error("%s The other workers serve on; next try in %gs", halt.reason, _RESPAWN_SECONDS)
+
+    def _read_links(self) -> None:
+        if self.successor is not None and not self.successor.channel.closed:
+            self._on_successor()
+        for worker in list(self.WORKERS.values()):
+            if not worker.link.master_end.closed:
+                self._on_worker(worker)
+
+    def _forget_successor(self) -> None:
+        successor = self.successor
+        assert successor is not None
+        if not successor.channel.closed:
+            self.wakeup_pipe.forget(successor.channel.fileno())
+        successor.close()
+        if self.cfg.pidfile is not None:
+            _try(self.log, pidfile.remove, self.cfg.pidfile + ".2", successor.pid)
+        self.successor = None
+        self._tell_workers("release")
+
+    def _forget_worker(self, worker: HotWorker, end: str | None) -> None:
+        if not worker.link.master_end.closed:
+            # Its last words may have come since the links were read.
+            self._on_worker(worker)
+        if not worker.link.master_end.closed:
+            self.wakeup_pipe.forget(worker.link.master_end.fileno())
+        worker.link.close()
+        if not self._is_incoming:
+            self.feed(handover.WorkerGone(worker.pid))
+        elif not worker.is_ready:
+            why = f"failed to boot: {worker.failure}" if worker.failure else f"{end or 'ended'} before it was ready"
+            self.feed(handover.WorkerFailed(f"worker (pid: {worker.pid}) {why}"))
+        elif end != EXITED_NORMALLY:
+            alive, total = self._counts()
+            self.feed(handover.WorkerDied(f"worker (pid: {worker.pid}) {end or 'ended'}", alive, total))
+
+    # --- ownership of what there is only one of
+
+    def _take_ownership(self) -> None:
+        assert self.predecessor is not None
+        self.log.info("Upgrade: this master has taken over from pid: %s", self.predecessor.pid)
+        self.master_pid = 0
+        self.master_name = "Master"
+        self.proc_name = str(self.cfg.proc_name)
+        if self.pidfile is not None:
+            self.pidfile.fname = self.cfg.pidfile
+            _try(self.log, pidfile.replace, self.cfg.pidfile, self.pid)
+            _try(self.log, pidfile.remove, self.cfg.pidfile + ".2", self.pid)
+        self._start_control_server()
+
+    def _restore_ownership(self) -> None:
+        self._handed_over = False
+        if self.pidfile is not None and pidfile.read(str(self.pidfile.fname)) != self.pid:
+            _try(self.log, pidfile.replace, str(self.pidfile.fname), self.pid)
+        if self._control_server is None:
+            self._start_control_server()
+
+    def _start_control_server(self) -> None:
+        # gunicorn starts it with the first workers; its path is the predecessor's until the commit.
+        if not self._is_incoming:
+            super()._start_control_server()  # type: ignore[misc]
+
+    def maybe_promote_master(self) -> None:
+        # A hot predecessor's death is an EOF on the channel; that of a stock one can only be seen here.
+        stock = self.predecessor if self._is_incoming else None
+        if stock is not None and stock.channel is None and not stock.is_parent:
+            self.feed(handover.PredecessorClosed())
+
+    # --- reports
+
+    def _report_ready(self) -> None:
+        took = time.monotonic() - self._since
+        assert self.successor is not None
+        self.log.info("Upgrade: successor with pid: %s is ready after %.2fs", self.successor.pid, took)
+        self._call_hook("on_upgrade_ready", self)
+
+    def _report_failure(self, reason: str) -> None:
+        self.log.error("Upgrade failed: %s", reason)
+        self._call_hook("on_upgrade_failed", self, reason)
+
+    def _call_hook(self, name: str, *args: Any) -> None:
+        try:
+            getattr(self.cfg, name)(*args)
+        except Exception:
+            self.log.exception("Exception in %s hook", name)
+
+    def _leave(self) -> None:
+        took = time.monotonic() - self._since
+        self.log.info("Upgrade: done, drained in %.2fs, %s requests cut", took, self._cut)
+        self._call_hook("on_upgrade_done", self)
+        raise StopIteration
+
+    def _retitle(self) -> None:
+        name = self.cfg.proc_name
+        title = f"master [{name}]{self._title()}"
+        if title != self._last_title:
+            util._setproctitle(title)  # type: ignore[attr-defined]
+            self._last_title = title
+
+    def _title(self) -> str:
+        if self._is_incoming:
+            assert self.incoming is not None
+            ready, total = self._counts()
+            if self.incoming.state is SuccessorState.BOOTING:
+                return f" booting, {ready} of {total} workers ready"
+            return f" {self.incoming.state.value}"
+        if self._state is PredecessorState.DRAINING:
+            count = sum(worker.link.board.in_flight for worker in self.WORKERS.values())
+            return f" draining, {count} in flight"
+        if self._state is PredecessorState.BOOTING and self.successor is not None:
+            return f" upgrading, {self.successor.ready} of {self.successor.total or '?'} workers ready"
+        if self._state is PredecessorState.SERVING:
+            return ""
+        return f" {self._state.value}"
+
+    # --- signals
+
+    def wakeup(self) -> None:
+        super().wakeup()
+        self.wakeup_pipe.wake()
+
+    def wait_for_signals(self, timeout: float | None = 1.0) -> list[int]:
+        timeout = 1.0 if timeout is None else timeout
+        machine: handover.Machine = self.outgoing
+        if machine.deadline is not None:
+            timeout = max(0.0, min(timeout, machine.deadline - time.monotonic()))
+        if self.SIG_QUEUE.empty():
+            self.wakeup_pipe.wait(timeout)
+        self.feed(handover.Tick())
+        signals: list[int] = []
+        while True:
+            try:
+                sig = self.SIG_QUEUE.get_nowait()
+            except queue.Empty:
+                return signals
+            if sig != self.WAKEUP_REQUEST:
+                signals.append(sig)
+
+    def reexec(self) -> None:
+        self.feed(handover.UpgradeRequested())
+
+    def handle_hup(self) -> None:
+        self.feed(handover.ReloadRequested())
+
+    def handle_term(self) -> None:
+        self.feed(handover.StopRequested("term"))
+
+    def handle_int(self) -> None:
+        self.feed(handover.StopRequested("int"))
+
+    def handle_quit(self) -> None:
+        self.feed(handover.StopRequested("quit"))
+
+    def handle_ttin(self) -> None:
+        self.feed(handover.ResizeRequested("ttin"))
+
+    def handle_ttou(self) -> None:
+        self.feed(handover.ResizeRequested("ttou"))
+
+    def handle_winch(self) -> None:
+        self.feed(handover.ResizeRequested("winch"))
+
+    # --- gunicorn's own life cycle
+
+    def setup(self, app: Any) -> None:
+        # Again on SIGHUP, with the configuration read anew.
+        super().setup(app)
+        self.worker_class = twin(self.worker_class)
+        self.outgoing.limits = self._limits()
+
+    def stop(self, graceful: bool = True) -> None:
+        self._stopping = True
+        if self._is_incoming:
+            # Nobody is served here, or the predecessor's workers are waiting to serve them.
+            graceful = graceful and self._gate_open
+        if self._is_incoming or self._handed_over:
+            self._close_listeners()
+        super().stop(graceful)
+
+    def _close_listeners(self) -> None:
+        """Close our copies; the socket files are the other generation's too."""
+        for listener in self.LISTENERS:
+            listener.close()
+        self.LISTENERS = []
+
+    def halt(self, reason: str | None = None, exit_status: int = 0) -> None:
+        if exit_status:
+            self._tell("failed", reason=reason or f"halted with status {exit_status}")
+        elif not self._is_incoming:
+            self._tell("leaving")
+        super().halt(reason, exit_status)
+
+
+def _try(log: Any, function: Any, *args: Any) -> None:
+    """Call a function of the pid file; what it cannot do is logged, and stops no upgrade."""
+    try:
+        function(*args)
+    except OSError as exc:
+        log.warning("Pid file: %s", exc)

@@ -1,0 +1,86 @@
+"""What a worker may do with connections: accept one, keep one, be done.
+
+Pure: time is an argument, and each worker module asks in its own way of waiting. One object per worker process.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from enum import Enum
+
+
+class Phase(Enum):
+    ACCEPTING = "accepting"
+    #: Accepts nothing new, serves what it has, can resume.
+    PAUSED = "paused"
+    #: Leaves as soon as it holds no connection; can still resume, if its master takes back.
+    DRAINING = "draining"
+
+
+class Drain:
+    """The phase of a worker, and the decisions that follow from it."""
+
+    def __init__(self) -> None:
+        self.phase = Phase.ACCEPTING
+        #: DRAINING: when the worker's patience ends, on the clock of `now`.
+        self.deadline: float | None = None
+
+    @property
+    def accepting(self) -> bool:
+        return self.phase is Phase.ACCEPTING
+
+    @property
+    def draining(self) -> bool:
+        return self.phase is Phase.DRAINING
+
+    def pause(self) -> None:
+        """Stop accepting. A worker that is draining already goes on with that."""
+        if self.phase is Phase.ACCEPTING:
+            self.phase = Phase.PAUSED
+
+    def resume(self) -> None:
+        """Accept again, from any phase."""
+        self.phase = Phase.ACCEPTING
+        self.deadline = None
+
+    def drain(self, now: float, timeout: float) -> None:
+        """Finish what is held within `timeout` seconds. A second call cannot move the deadline."""
+        if self.phase is not Phase.DRAINING:
+            self.phase = Phase.DRAINING
+            self.deadline = now + timeout
+
+    def done(self, connections: int) -> bool:
+        """Whether a worker that holds this many connections may leave.
+
+        An idle kept-alive connection counts: closing it could meet a request that is already under way to us
+        (RFC 9112 9.6), so it ends by its own keep-alive timeout, by a response that says so, or at the deadline."""
+        return self.draining and not connections
+
+    def overdue(self, now: float) -> bool:
+        return self.deadline is not None and now >= self.deadline
+
+    def wait(self, now: float, tick: float) -> float:
+        """Return how long to wait for events: `tick` seconds, or less if the deadline is nearer."""
+        if self.deadline is None:
+            return tick
+        return max(0.0, min(tick, self.deadline - now))
+
+
+class ShouldClose:
+    """Answers ``should_close()`` for one request: the client's wish, or the worker's phase when it is first asked.
+
+    gunicorn asks twice: when it writes the response's head, and when it decides what becomes of the connection. Both
+    must get one answer. A pause between them would otherwise close a connection that was announced as kept, which is
+    the one thing that a client cannot defend itself against."""
+
+    __slots__ = ("_answer", "_ask", "_drain")
+
+    def __init__(self, ask: Callable[[], bool], drain: Drain) -> None:
+        self._ask = ask
+        self._drain = drain
+        self._answer: bool | None = None
+
+    def __call__(self) -> bool:
+        if self._answer is None:
+            self._answer = self._ask() or not self._drain.accepting
+        return self._answer

@@ -1,0 +1,33 @@
+"""How a child process has ended, in words that a log line can use."""
+
+from __future__ import annotations
+
+import os
+import signal
+
+EXITED_NORMALLY = "exited with code 0"
+
+
+def in_words(code: int) -> str:
+    """Say what `os.waitstatus_to_exitcode` has returned."""
+    if code >= 0:
+        return f"exited with code {code}"
+    try:
+        return f"was killed by {signal.Signals(-code).name}"
+    except ValueError:
+        return f"was killed by signal {-code}"
+
+
+def ended(pid: int) -> str | None:
+    """Return how a child has ended that has not been reaped yet, and leave it so; None while it runs.
+
+    gunicorn reaps workers itself and keeps their exit status to itself."""
+    if not hasattr(os, "waitid"):
+        return None
+    try:
+        info = os.waitid(os.P_PID, pid, os.WEXITED | os.WNOHANG | os.WNOWAIT)
+    except ChildProcessError:
+        return None
+    if info is None:
+        return None
+    return in_words(info.si_status if info.si_code == os.CLD_EXITED else -info.si_status)

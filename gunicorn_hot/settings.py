@@ -1,0 +1,245 @@
+"""The hot_* settings: real gunicorn settings, made known to whoever imports this package.
+
+gunicorn builds its configuration object before it reads the configuration file that imports us, and skips names that it
+does not know. So the settings are added to that object too, while the file is being read: gunicorn then sets and
+validates them like its own, also under ``--print-config`` and ``--check-config``.
+"""
+
+from __future__ import annotations
+
+import difflib
+import sys
+from typing import Any
+
+from gunicorn import config
+from gunicorn.app.base import BaseApplication
+from gunicorn.errors import ConfigError
+
+SECTION = "Hot Upgrade"
+
+
+def _seconds(value: Any) -> float:
+    """Accept what `float` accepts, from 0 on."""
+    if isinstance(value, bool) or not isinstance(value, (int, float, str)):
+        raise TypeError(f"not a number of seconds: {value!r}")
+    try:
+        seconds = float(value)
+    except ValueError:
+        seconds = -1.0
+    if not 0 <= seconds < float("inf"):
+        raise ValueError(f"not a number of seconds, 0 or more: {value!r}")
+    return seconds
+
+
+def _seconds_or_none(value: Any) -> float | None:
+    return None if value is None else _seconds(value)
+
+
+def _one_of(*allowed: str) -> Any:
+    def validate(value: Any) -> str:
+        if value not in allowed:
+            raise ValueError(f"{value!r} is none of {', '.join(map(repr, allowed))}")
+        return str(value)
+
+    return validate
+
+
+class HotReadyTimeout(config.Setting):
+    name = "hot_ready_timeout"
+    section = SECTION
+    validator = _seconds
+    default = 60
+    desc = """\
+        Seconds that a new generation, or a single worker, may take to load the application.
+
+        Counted from SIGUSR2 until every worker is ready. When they are over, the new generation is ended and the
+        old one serves on. It also bounds each worker's boot outside of an upgrade, where ``timeout`` then only
+        counts from ready on. ``0``: no limit.
+        """
+
+
+class HotDrainTimeout(config.Setting):
+    name = "hot_drain_timeout"
+    section = SECTION
+    validator = _seconds_or_none
+    default = None
+    desc = """\
+        Seconds that the old workers may take to finish their requests.
+
+        Counted from the end of the probation. What is left then is cut, and each cut request is logged.
+        ``timeout`` does not shorten it. Default: the value of ``graceful_timeout``.
+        """
+
+
+class HotProbation(config.Setting):
+    name = "hot_probation"
+    section = SECTION
+    validator = _seconds
+    default = 5
+    desc = """\
+        Seconds after cut-over in which the old generation can take everything back.
+
+        The old workers stay alive and paused meanwhile, and accept again if the new generation dies. ``0``: none.
+        """
+
+
+class HotCutover(config.Setting):
+    name = "hot_cutover"
+    section = SECTION
+    validator = _one_of("atomic", "overlap")
+    default = "atomic"
+    desc = """\
+        When new workers begin to accept.
+
+        ``atomic``: all at the same moment, when all are ready and the old ones have been paused. ``overlap``: each as
+        soon as it has booted, as gunicorn does; old and new versions then answer side by side for a while.
+        """
+
+
+class HotPid(config.Setting):
+    name = "hot_pid"
+    section = SECTION
+    validator = _one_of("follow")
+    default = "follow"
+    desc = """\
+        Whose pid the service has after an upgrade.
+
+        ``follow``: the new master's; the pid file is replaced atomically and the old master exits.
+        """
+
+
+def _no_hook(_server_or_worker: Any) -> None:
+    pass
+
+
+def _no_failure_hook(_server: Any, _reason: str) -> None:
+    pass
+
+
+class OnUpgradeReady(config.Setting):
+    name = "on_upgrade_ready"
+    section = SECTION
+    validator = config.validate_callable(1)
+    default = staticmethod(_no_hook)
+    desc = """\
+        Called in the old master when every worker of the new one is ready, before anything changes hands.
+
+        The callable takes the arbiter.
+        """
+
+
+class OnUpgradeFailed(config.Setting):
+    name = "on_upgrade_failed"
+    section = SECTION
+    validator = config.validate_callable(2)
+    default = staticmethod(_no_failure_hook)
+    desc = """\
+        Called in the old master, which serves on, when an upgrade has failed or was rolled back.
+
+        The callable takes the arbiter and the reason, a string.
+        """
+
+
+class OnUpgradeDone(config.Setting):
+    name = "on_upgrade_done"
+    section = SECTION
+    validator = config.validate_callable(1)
+    default = staticmethod(_no_hook)
+    desc = """\
+        Called in the old master when its last worker has left, just before it exits itself.
+
+        The callable takes the arbiter.
+        """
+
+
+class OnDrain(config.Setting):
+    name = "on_drain"
+    section = SECTION
+    validator = config.validate_callable(1)
+    default = staticmethod(_no_hook)
+    desc = """\
+        Called in each old worker when its drain begins.
+
+        The callable takes the worker. It runs on the worker's main thread and should return at once.
+        """
+
+
+#: Our setting classes by name.
+_OURS: dict[str, Any] = {
+    str(setting.name): setting for setting in config.KNOWN_SETTINGS if setting.section == SECTION
+}
+
+
+class _Settings(dict[str, Any]):
+    """gunicorn's settings, which it asks for every name that the configuration file defines.
+
+    A misspelt hot_* name is refused by that question: gunicorn would skip it without a word."""
+
+    def __contains__(self, name: object) -> bool:
+        if super().__contains__(name):
+            return True
+        if isinstance(name, str) and name.startswith("hot_"):
+            raise ConfigError(_unknown(name))
+        return False
+
+
+def _unknown(name: str) -> str:
+    nearest = difflib.get_close_matches(name, _OURS, n=1, cutoff=0.5)
+    hint = f", did you mean {nearest[0]!r}?" if nearest else ""
+    return f"unknown setting {name!r} in the configuration file{hint} (known: {', '.join(sorted(_names()))})"
+
+
+def _names() -> list[str]:
+    return [name for name in _OURS if name.startswith("hot_")]
+
+
+def add_to(cfg: config.Config) -> bool:
+    """Make our settings known to a configuration that was built without them.
+
+    Returns whether that was needed."""
+    missing = [name for name in _OURS if name not in cfg.__dict__["settings"]]
+    if missing:
+        cfg.settings = _Settings(cfg.settings)
+        for name in missing:
+            cfg.settings[name] = _OURS[name]().copy()
+    return bool(missing)
+
+
+def add_to_the_one_being_read() -> None:
+    """Find, up the stack, the application that is reading its configuration file, and add our settings to it."""
+    frame = sys._getframe(1)
+    while frame is not None:
+        app = frame.f_locals.get("self")
+        if isinstance(app, BaseApplication) and isinstance(app.cfg, config.Config):
+            add_to(app.cfg)
+            return
+        frame = frame.f_back  # type: ignore[assignment]
+
+
+def read_late(cfg: config.Config) -> None:
+    """Read our settings from the configuration file after gunicorn has read it, when they were not known then.
+
+    That is so when the file imports this package only inside a function. Raises ConfigError on a name or a value that
+    is wrong."""
+    if not add_to(cfg):
+        return
+    for name, value in _namespace(cfg).items():
+        if name.startswith("hot_") and name not in _OURS:
+            raise ConfigError(_unknown(name))
+        if name in _OURS:
+            try:
+                cfg.set(name, value)
+            except Exception as exc:
+                raise ConfigError(f"Invalid value for {name}: {exc}") from exc
+
+
+def _namespace(cfg: config.Config) -> dict[str, Any]:
+    location = cfg.config or ""
+    module = location[len("python:") :] if location.startswith("python:") else "__config__"
+    return dict(vars(sys.modules[module])) if module in sys.modules else {}
+
+
+def drain_timeout(cfg: config.Config) -> float:
+    """Return `hot_drain_timeout` in seconds, or what stands for it."""
+    value = cfg.hot_drain_timeout
+    return float(cfg.graceful_timeout if value is None else value)

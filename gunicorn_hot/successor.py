@@ -1,0 +1,116 @@
+"""What the old master does to the new one: execute it, talk to it, end it, and hear how it ended."""
+
+from __future__ import annotations
+
+import os
+import sys
+from typing import TYPE_CHECKING, Any
+
+from gunicorn_hot import early_output, private
+from gunicorn_hot.channel import Channel
+from gunicorn_hot.processes import in_words
+
+if TYPE_CHECKING:
+    from gunicorn.arbiter import Arbiter
+
+#: Tells the new master which descriptor is its end of the channel.
+CHANNEL_VARIABLE = "GUNICORN_HOT_FD"
+#: Set by gunicorn for a re-executed master; what an earlier generation was told must not reach the next one.
+_INHERITED = (CHANNEL_VARIABLE, early_output.VARIABLE, "GUNICORN_PID", "GUNICORN_FD", "LISTEN_PID", "LISTEN_FDS")
+
+
+def command() -> list[str]:
+    """Return the argv that this process was started with, interpreter first.
+
+    Not sys.argv: ``python -m gunicorn`` would come back as a path, with the package's folder first on sys.path."""
+    return [sys.executable, *sys.orig_argv[1:]]
+
+
+def environment(server: Arbiter) -> dict[str, str]:
+    """Return the environment of the new master: the one that this master was started with, and what it inherits."""
+    env = {name: value for name, value in server.cfg.env_orig.items() if name not in _INHERITED}
+    env["GUNICORN_PID"] = str(server.pid)
+    if server.systemd:
+        env["LISTEN_FDS"] = str(len(server.LISTENERS))
+    else:
+        env["GUNICORN_FD"] = ",".join(str(listener.fileno()) for listener in server.LISTENERS)
+    return env
+
+
+class Successor:
+    """One executed master: its pid, the channel to it, and what it has said of itself."""
+
+    def __init__(self, pid: int, channel: Channel, output: early_output.Capture) -> None:
+        self.pid = pid
+        self.channel = channel
+        self.output = output
+        self.greeted = False
+        self.ready = 0
+        self.total = 0
+
+    @classmethod
+    def start(cls, server: Arbiter) -> Successor:
+        """Fork, and exec in the child. Raises OSError when there can be no child.
+
+        What goes wrong in the child, before or in its exec, comes over the channel as "failed"."""
+        output = early_output.Capture()
+        try:
+            ours, theirs = Channel.pair()
+        except OSError:
+            output.close()
+            raise
+        private.register(ours)
+        try:
+            env = environment(server)
+            pid = os.fork()
+            if pid == 0:
+                _exec(server, theirs, output, env)
+        except BaseException:
+            private.forget(ours)
+            output.close()
+            raise
+        finally:
+            theirs.close()
+        private.register(output)
+        return cls(pid, ours, output)
+
+    def signal(self, sig: int) -> None:
+        """Send a signal. Safe as long as this master has not reaped the process: until then its pid is not reused."""
+        os.kill(self.pid, sig)
+
+    def reap(self) -> str | None:
+        """Return how it ended, in words, or None while it runs."""
+        try:
+            pid, status = os.waitpid(self.pid, os.WNOHANG)
+        except ChildProcessError:
+            return "ended, with a status that somebody else has reaped"
+        if not pid:
+            return None
+        end = in_words(os.waitstatus_to_exitcode(status))
+        lines = self.early_words().split("\n")
+        return f"{end}: {lines[-1]}" if lines[-1] else end
+
+    def early_words(self) -> str:
+        """Return what it has written to its standard error, if it has ended before it spoke to us."""
+        return "" if self.greeted else self.output.text()
+
+    def close(self) -> None:
+        private.forget(self.channel)
+        private.forget(self.output)
+
+
+def _exec(server: Any, channel: Channel, output: early_output.Capture, env: dict[str, str]) -> None:
+    """Become the new master, in the child of a fork. Never returns."""
+    try:
+        channel.set_inheritable()
+        env[CHANNEL_VARIABLE] = str(channel.fileno())
+        server.cfg.pre_exec(server)
+        if "LISTEN_FDS" in env:
+            env["LISTEN_PID"] = str(os.getpid())
+        os.chdir(server.START_CTX["cwd"])
+        env[early_output.VARIABLE] = output.redirect()
+        os.execvpe(server.START_CTX[0], server.START_CTX["args"], env)
+    except BaseException as exc:
+        channel.send("failed", reason=f"{type(exc).__name__}: {exc}")
+    finally:
+        os._exit(1)

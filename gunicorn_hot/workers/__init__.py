@@ -1,0 +1,33 @@
+"""The hot twin of each worker class: the same worker, with a gate, a pause and a drain.
+
+`twin` finds it for whatever `worker_class` names, so that nobody has to change that setting. Each type has one module
+here, imported only when it is used: gevent may not be installed."""
+
+from __future__ import annotations
+
+from importlib import import_module
+from typing import Any
+
+from gunicorn_hot.workers.base import HotWorker
+
+#: gunicorn's class, by module and name -> ours.
+_TWINS = {
+    "gunicorn.workers.sync.SyncWorker": "gunicorn_hot.workers.sync.SyncWorker",
+    "gunicorn.workers.gthread.ThreadWorker": "gunicorn_hot.workers.gthread.ThreadWorker",
+    "gunicorn.workers.ggevent.GeventWorker": "gunicorn_hot.workers.ggevent.GeventWorker",
+    "gunicorn.workers.ggevent.GeventPyWSGIWorker": "gunicorn_hot.workers.ggevent.GeventPyWSGIWorker",
+}
+
+
+def twin(worker_class: type[Any]) -> type[Any]:
+    """Return the hot class to use for `worker_class`: itself, its twin, or a class that at least has the gate."""
+    if issubclass(worker_class, HotWorker):
+        return worker_class
+    name = f"{worker_class.__module__}.{worker_class.__qualname__}"
+    if name in _TWINS:
+        module, _, attribute = _TWINS[name].rpartition(".")
+        found: type[Any] = getattr(import_module(module), attribute)
+        return found
+    from gunicorn_hot.workers.other import gated
+
+    return gated(worker_class)

@@ -1,0 +1,205 @@
+"""What every hot worker has: the link to its master, the gate, and the requests in flight."""
+
+from __future__ import annotations
+
+import ctypes
+import os
+import select
+import signal
+import sys
+import time
+import traceback
+from typing import TYPE_CHECKING, Any
+
+from gunicorn_hot import settings
+from gunicorn_hot.drain import Drain, ShouldClose
+from gunicorn_hot.link import Link
+
+if TYPE_CHECKING:
+    from gunicorn.workers.base import Worker as _Base
+else:
+    _Base = object
+
+_REASON_BYTES = 8192
+_PR_SET_PDEATHSIG = 1
+
+#: The hot worker that this process is, or None in a master.
+current: HotWorker | None = None
+
+
+class InFlight:
+    """A request that is being answered."""
+
+    __slots__ = ("method", "path", "started")
+
+    def __init__(self, request: Any) -> None:
+        self.method: str = getattr(request, "method", None) or "?"
+        self.path: str = getattr(request, "uri", None) or getattr(request, "path", None) or "?"
+        self.started = time.monotonic()
+
+
+class HotWorker(_Base):
+    """Mixed into a gunicorn worker class, before it.
+
+    The adapter of each worker type overrides `run`: it calls `pass_gate` first, then waits for its events in its own
+    way, calls `read_link` when the link is readable, and asks `drain` before it accepts, and whether it is done."""
+
+    #: Whether `pause` and `resume` are obeyed. A class that cannot is drained by SIGTERM alone.
+    can_pause = True
+
+    if TYPE_CHECKING:
+        pid: int  # type: ignore[assignment]
+
+    def __init__(self, *args: Any, **kwargs: Any) -> None:
+        # In the master, before the fork.
+        super().__init__(*args, **kwargs)
+        self.link = Link()
+        self.drain = Drain()
+        self.in_flight: dict[int, InFlight] = {}
+        self.gate_open = False
+        #: In the master: the worker has said that it is ready; when it was forked, on the monotonic clock.
+        self.is_ready = False
+        #: Why it could not boot, in its own words.
+        self.failure: str | None = None
+        self.forked_at = time.monotonic()
+        #: Set when it leaves with connections open: a normal exit would wait for the threads that serve them.
+        self.leaves_at_once = False
+        self._reading = False
+        #: `max_requests`, while a hold keeps this worker from being recycled.
+        self._recycle_at: int | None = None
+
+    # --- booting
+
+    def init_process(self) -> None:
+        global current
+        current = self
+        try:
+            super().init_process()
+        except BaseException as exc:
+            if not self.booted:
+                self._tell_why(exc)
+            raise
+
+    def _tell_why(self, exc: BaseException) -> None:
+        if isinstance(exc, SystemExit):
+            reason = f"exited with code {exc.code or 0} while it loaded the application"
+        else:
+            reason = "".join(traceback.format_exception_only(type(exc), exc)).strip()
+        trace = "".join(traceback.format_exception(type(exc), exc, exc.__traceback__))
+        self.link.worker_end.send("failed", reason=reason[-_REASON_BYTES:], traceback=trace[-_REASON_BYTES:])
+
+    def load_wsgi(self) -> None:
+        # Here, because a change of user or group would have cleared it.
+        self._die_with_master(signal.SIGKILL)
+        super().load_wsgi()
+
+    def _die_with_master(self, sig: int) -> None:
+        """Let the kernel send `sig` when the master dies; 0: nothing. Linux only.
+
+        A worker that loads the application reads no link, and one that hangs in it never will."""
+        if sys.platform != "linux":
+            return
+        ctypes.CDLL(None).prctl(_PR_SET_PDEATHSIG, int(sig))
+        if sig and os.getppid() != self.ppid:
+            sys.exit(0)
+
+    def pass_gate(self) -> bool:
+        """Say that this worker is ready, and wait until the master opens the gate; heartbeats go on.
+
+        Returns False when it never will: the worker was stopped, or its master died."""
+        end = self.link.worker_end
+        end.send("ready")
+        while self.alive:
+            self.read_link()
+            if self.gate_open:
+                self._die_with_master(0)
+                return True
+            if end.closed:
+                return False
+            self.notify()
+            sources: list[Any] = [end, self.PIPE[0]]
+            ready, _, _ = select.select(sources, [], [], self.timeout or 1.0)
+            if self.PIPE[0] in ready:
+                os.read(self.PIPE[0], 4096)
+        return False
+
+    # --- the master's orders
+
+    def read_link(self) -> None:
+        """Obey what the master has said; never waits. To be called between `set_accepting(True)` and an accept."""
+        if self._reading:  # a signal handler has interrupted a call of this
+            return
+        self._reading = True
+        try:
+            end = self.link.worker_end
+            for message in end.receive():
+                if message.type == "pause":
+                    self.drain.pause()
+                    self.on_phase()
+                    end.send("paused")
+                elif message.type == "resume":
+                    self.drain.resume()
+                    self.on_phase()
+                elif message.type == "drain":
+                    self._start_drain(float(message.fields["timeout"]))
+                elif message.type == "open":
+                    self.gate_open = True
+                elif message.type == "hold":
+                    self._recycle_at = self._recycle_at or self.max_requests
+                    self.max_requests = sys.maxsize
+                elif message.type == "release" and self._recycle_at is not None:
+                    self.max_requests, self._recycle_at = self._recycle_at, None
+            if end.closed and self.gate_open and not self.drain.draining:
+                # The master died. Nobody would take what we do not finish.
+                self.log.info("Master is gone, draining: %s", self)
+                self._start_drain(settings.drain_timeout(self.cfg))
+        finally:
+            self._reading = False
+
+    def _start_drain(self, timeout: float) -> None:
+        self.drain.drain(time.monotonic(), timeout)
+        self.on_phase()
+        try:
+            self.cfg.on_drain(self)
+        except Exception:
+            self.log.exception("Exception in on_drain hook")
+
+    def on_phase(self) -> None:
+        """Called when `drain` has changed its phase."""
+
+    def is_parent_alive(self) -> bool:
+        # gunicorn's workers compare parent pids, and leave at once; ours get EOF on the link, and drain.
+        return True
+
+    # --- requests
+
+    def begin_request(self, request: Any) -> int:
+        """Note that `request` is being answered; returns the key for `end_request`.
+
+        Every response that is begun from the pause on says that the connection will close."""
+        request.should_close = ShouldClose(request.should_close, self.drain)
+        key = id(request)
+        self.in_flight[key] = InFlight(request)
+        self.link.board.set_in_flight(len(self.in_flight))
+        return key
+
+    def end_request(self, key: int) -> None:
+        self.in_flight.pop(key, None)
+        self.link.board.set_in_flight(len(self.in_flight))
+
+    def report_cut(self) -> None:
+        """Log each request that is cut because this worker leaves now."""
+        now = time.monotonic()
+        cut = list(self.in_flight.values())
+        for request in cut:
+            age = now - request.started
+            self.log.warning(
+                "Cut: %s %s after %.1fs (worker pid: %s)", request.method, request.path, age, self.pid
+            )
+        if cut:
+            self.leaves_at_once = True
+            self.link.worker_end.send("cut", count=len(cut))
+
+    def handle_quit(self, sig: int, frame: Any) -> None:
+        self.report_cut()
+        super().handle_quit(sig, frame)

@@ -1,0 +1,160 @@
+"""The hot twins of gunicorn's gevent workers: a greenlet per connection."""
+
+from __future__ import annotations
+
+import os
+import time
+from functools import partial
+from typing import Any
+
+import gevent
+from gevent.event import Event
+from gevent.pool import Pool
+from gevent.server import StreamServer
+from gunicorn.http.wsgi import base_environ
+from gunicorn.sock import ssl_context
+from gunicorn.workers import base, ggevent
+
+from gunicorn_hot.workers.base import HotWorker
+
+_TICK = 1.0
+
+
+class _Accepts:
+    """Mixed into a gevent server: asks the worker before each accept."""
+
+    worker: GeventWorker
+
+    def do_read(self) -> Any:
+        worker = self.worker
+        board = worker.link.board
+        board.set_accepting(True)
+        try:
+            worker.read_link()
+            if worker.drain.accepting:
+                return super().do_read()  # type: ignore[misc]
+        finally:
+            board.set_accepting(False)
+        # A pool that gets room starts to accept again by itself, and a readable listener would then spin.
+        self.stop_accepting()  # type: ignore[attr-defined]
+        return None
+
+
+class _StreamServer(_Accepts, StreamServer):
+    pass
+
+
+class _Pool(Pool):
+    """Tells a draining worker that a connection has ended."""
+
+    worker: GeventWorker
+
+    def _discard(self, greenlet: Any) -> None:
+        super()._discard(greenlet)  # type: ignore[misc]
+        if not self.worker.drain.accepting:
+            self.worker.changed.set()
+
+
+class GeventWorker(HotWorker, ggevent.GeventWorker):
+    def __init__(self, *args: Any, **kwargs: Any) -> None:
+        super().__init__(*args, **kwargs)
+        self._servers: list[Any] = []
+
+    def run(self) -> None:
+        if not self.pass_gate():
+            return
+        #: Something has happened that the main greenlet should look at.
+        self.changed = Event()
+        loop = gevent.get_hub().loop
+        # Signals write into PIPE: watched, they are noticed at once, and not at the next tick.
+        signals = loop.io(self.PIPE[0], 1)
+        signals.start(self._on_signal)
+        link = self.link.worker_end
+        watcher = loop.io(link.fileno(), 1)
+        watcher.start(self._on_link, watcher)
+        for listener in self.sockets:
+            listener.setblocking(True)
+            server = self._server(listener)
+            server.worker = self
+            self._servers.append(server)
+            server.start()
+        while self.alive and not self.drain.done(self._connections()):
+            self.notify()
+            now = time.monotonic()
+            if self.drain.overdue(now):
+                break
+            self.changed.clear()
+            self.changed.wait(self.drain.wait(now, _TICK))
+        for server in self._servers:
+            server.close()
+        if not self.alive:
+            self._finish(self.cfg.graceful_timeout)
+        if self._connections():
+            self.report_cut()
+
+    def _server(self, listener: Any) -> Any:
+        """As gunicorn's worker makes it, but for the class that accepts (gunicorn 25.3 to 27)."""
+        pool = _Pool(self.worker_connections)
+        pool.worker = self
+        ssl_args: dict[str, Any] = {"ssl_context": ssl_context(self.cfg)} if self.cfg.is_ssl else {}
+        if self.server_class is None:
+            handle = partial(self.handle, listener)
+            server = _StreamServer(listener, handle=handle, spawn=pool, **ssl_args)
+            if self.cfg.workers > 1:
+                server.max_accept = 1
+            return server
+        environ = base_environ(self.cfg)
+        environ.update({"wsgi.multithread": True, "SERVER_SOFTWARE": ggevent.VERSION})
+        hot = type(f"Hot{self.server_class.__name__}", (_Accepts, self.server_class), {})
+        return hot(
+            listener,
+            application=self.wsgi,
+            spawn=pool,
+            log=self.log,
+            handler_class=self.wsgi_handler,
+            environ=environ,
+            **ssl_args,
+        )
+
+    def _connections(self) -> int:
+        return sum(len(server.pool) for server in self._servers)
+
+    def _finish(self, timeout: float) -> None:
+        """Wait for the open connections, as long as a SIGTERM's grace lasts."""
+        deadline = time.monotonic() + timeout
+        while self._connections() and (left := deadline - time.monotonic()) > 0:
+            self.notify()
+            self.changed.clear()
+            self.changed.wait(min(left, _TICK))
+
+    def _on_signal(self) -> None:
+        os.read(self.PIPE[0], 4096)
+        self.changed.set()
+
+    def _on_link(self, watcher: Any) -> None:
+        self.read_link()
+        if self.link.worker_end.closed:
+            watcher.stop()
+        self.changed.set()
+
+    def on_phase(self) -> None:
+        for server in self._servers:
+            if self.drain.accepting:
+                server.start_accepting()
+            else:
+                server.stop_accepting()
+
+    def notify(self) -> None:
+        # gunicorn's leaves at once when its parent has changed, and cuts what is in flight.
+        base.Worker.notify(self)
+
+    def handle_request(self, listener_name: Any, req: Any, sock: Any, addr: Any) -> Any:
+        key = self.begin_request(req)
+        try:
+            return super().handle_request(listener_name, req, sock, addr)
+        finally:
+            self.end_request(key)
+
+
+class GeventPyWSGIWorker(GeventWorker, ggevent.GeventPyWSGIWorker):
+    pass
