@@ -89,6 +89,8 @@ class HotArbiter(_Base):
             if self.predecessor.channel is not None:
                 self.wakeup_pipe.watch(self.predecessor.channel.fileno(), self._on_predecessor)
                 self.predecessor.channel.send("hello", pid=os.getpid())
+            elif (fd := self.predecessor.death()) is not None:
+                self.wakeup_pipe.watch(fd, self._on_stock_predecessor_gone)
 
     def _limits(self) -> handover.Limits:
         cfg = self.cfg
@@ -280,8 +282,16 @@ class HotArbiter(_Base):
         if channel.closed:
             if channel.error:
                 self.log.warning("The channel to the predecessor broke: %s", channel.error)
-            private.forget(channel)
+            private.forget(self.predecessor)
             self._feed_incoming(handover.PredecessorClosed())
+
+    def _on_stock_predecessor_gone(self) -> None:
+        assert self.predecessor is not None
+        fd = self.predecessor.death()
+        assert fd is not None
+        self.wakeup_pipe.forget(fd)
+        private.forget(self.predecessor)
+        self.feed(handover.PredecessorClosed())
 
     def _from_predecessor(self, message: Message) -> None:
         if message.type == "open":
@@ -334,7 +344,12 @@ class HotArbiter(_Base):
         for _ in range(self.num_workers - len(self.WORKERS)):
             if self.successor is not None:
                 self.log.warning("Upgrade: a worker has died and is replaced; the new one loads what is deployed now")
-            self.spawn_worker()
+            try:
+                self.spawn_worker()
+            except OSError as exc:
+                self._spawn_after = time.monotonic() + _RESPAWN_SECONDS
+                self.log.error("Cannot boot a worker: %s; next try in %gs", exc, _RESPAWN_SECONDS)
+                return
 
     def _on_worker(self, worker: Any) -> None:
         """A worker's link is readable."""
@@ -517,9 +532,9 @@ class HotArbiter(_Base):
             super()._start_control_server()  # type: ignore[misc]
 
     def maybe_promote_master(self) -> None:
-        # A hot predecessor's death is an EOF on the channel; that of a stock one can only be seen here.
+        # A hot predecessor's death is an EOF on the channel, and that of a stock one an event where there is a pidfd.
         stock = self.predecessor if self._is_incoming else None
-        if stock is not None and stock.channel is None and not stock.is_parent:
+        if stock is not None and stock.channel is None and stock.death() is None and not stock.is_parent:
             self.feed(handover.PredecessorClosed())
 
     # --- reports

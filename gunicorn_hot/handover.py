@@ -488,6 +488,13 @@ def _give_up(
     return (*resume, *restore, *report, EndSuccessor())
 
 
+def _give_up_hung(self: Predecessor, now: float, reason: str) -> Actions:
+    """End a successor that does not answer: SIGTERM would not be answered either."""
+    *first, _ = _give_up(self, now, reason, 0)
+    self.deadline = None
+    return (*first, KillSuccessor())
+
+
 def _resume_serving(self: Predecessor, now: float) -> Actions:
     """The successor is no more: what now?"""
     self.reason = None
@@ -638,13 +645,13 @@ def _not_ready(self: Predecessor, event: Tick, now: float) -> Actions:
 @_on(Predecessor, [_P.OPENING], Tick)
 def _not_open(self: Predecessor, event: Tick, now: float) -> Actions:
     reason = f"the successor was ready but did not accept in {self.limits.cutover:g}s"
-    return _give_up(self, now, reason, _patience(self))
+    return _give_up_hung(self, now, reason)
 
 
 @_on(Predecessor, [_P.COMMITTING], Tick)
 def _not_committed(self: Predecessor, event: Tick, now: float) -> Actions:
     reason = f"the successor did not answer to the commit in {self.limits.commit:g}s"
-    return _give_up(self, now, reason, _patience(self))
+    return _give_up_hung(self, now, reason)
 
 
 @_on(Predecessor, _UPGRADING, SuccessorFailed)

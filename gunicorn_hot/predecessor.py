@@ -17,6 +17,13 @@ class Predecessor:
     def __init__(self, pid: int, channel: Channel | None) -> None:
         self.pid = pid
         self.channel = channel
+        self._death: int | None = None
+        if channel is None and hasattr(os, "pidfd_open"):
+            try:
+                self._death = os.pidfd_open(pid)
+            except OSError:
+                pass  # gone already, or no such call in this kernel
+        private.register(self)
 
     @classmethod
     def of_this_process(cls, environ: MutableMapping[str, str], pid: int) -> Predecessor | None:
@@ -33,8 +40,11 @@ class Predecessor:
             channel = Channel.from_fd(int(fd))
         except (OSError, ValueError) as exc:
             raise OSError(f"{CHANNEL_VARIABLE}={fd} is not the channel to a predecessor: {exc}") from None
-        private.register(channel)
         return cls(pid, channel)
+
+    def death(self) -> int | None:
+        """Return a descriptor that is readable once a predecessor without a channel has died, where there is such."""
+        return self._death
 
     @property
     def is_parent(self) -> bool:
@@ -46,5 +56,9 @@ class Predecessor:
             os.kill(self.pid, signal.SIGTERM)
 
     def close(self) -> None:
+        """Close what belongs to it; may be called twice. In this process `private.forget` is the way to it."""
         if self.channel is not None:
-            private.forget(self.channel)
+            self.channel.close()
+        if self._death is not None:
+            os.close(self._death)
+            self._death = None

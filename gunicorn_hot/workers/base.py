@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ctypes
+import math
 import os
 import select
 import signal
@@ -22,6 +23,7 @@ else:
 
 _REASON_BYTES = 8192
 _PR_SET_PDEATHSIG = 1
+_ORPHAN_GRACE_SECONDS = 2
 
 #: The hot worker that this process is, or None in a master.
 current: HotWorker | None = None
@@ -94,14 +96,14 @@ class HotWorker(_Base):
         super().load_wsgi()
 
     def _die_with_master(self, sig: int) -> None:
-        """Let the kernel send `sig` when the master dies; 0: nothing. Linux only.
+        """Let the kernel send `sig` when the master dies. Linux only.
 
         A worker that loads the application reads no link, and one that hangs in it never will."""
         if sys.platform != "linux":
             return
         ctypes.CDLL(None).prctl(_PR_SET_PDEATHSIG, int(sig))
-        if sig and os.getppid() != self.ppid:
-            sys.exit(0)
+        if os.getppid() != self.ppid:
+            os.kill(os.getpid(), sig)
 
     def pass_gate(self) -> bool:
         """Say that this worker is ready, and wait until the master opens the gate; heartbeats go on.
@@ -112,7 +114,8 @@ class HotWorker(_Base):
         while self.alive:
             self.read_link()
             if self.gate_open:
-                self._die_with_master(0)
+                # From now on its death is an order to drain, also to a worker that is too busy to read its link.
+                self._die_with_master(signal.SIGUSR2)
                 return True
             if end.closed:
                 return False
@@ -150,9 +153,12 @@ class HotWorker(_Base):
                 elif message.type == "release" and self._recycle_at is not None:
                     self.max_requests, self._recycle_at = self._recycle_at, None
             if end.closed and self.gate_open and not self.drain.draining:
-                # The master died. Nobody would take what we do not finish.
-                self.log.info("Master is gone, draining: %s", self)
-                self._start_drain(settings.drain_timeout(self.cfg))
+                # The master died. What we hold is finished, and nobody is left to bound that but the kernel.
+                timeout = settings.drain_timeout(self.cfg)
+                self.log.info("Master is gone, draining for %gs at most: %s", timeout, self)
+                signal.signal(signal.SIGALRM, signal.SIG_DFL)
+                signal.alarm(math.ceil(timeout) + _ORPHAN_GRACE_SECONDS)
+                self._start_drain(timeout)
         finally:
             self._reading = False
 
@@ -199,6 +205,14 @@ class HotWorker(_Base):
         if cut:
             self.leaves_at_once = True
             self.link.worker_end.send("cut", count=len(cut))
+
+    def init_signals(self) -> None:
+        super().init_signals()
+        signal.signal(signal.SIGUSR2, self.handle_orphaned)
+        signal.siginterrupt(signal.SIGUSR2, False)
+
+    def handle_orphaned(self, sig: int, frame: Any) -> None:
+        self.read_link()
 
     def handle_quit(self, sig: int, frame: Any) -> None:
         self.report_cut()
