@@ -68,6 +68,7 @@ _READ_SIZE = 64 * 1024
 _HEAD_LIMIT = 64 * 1024
 _PAUSE = 0.005                  # s between two requests of one client
 _PAUSE_AFTER_FAILURE = 0.02     # s, so that a dead server does not turn the load into a busy loop
+_LOOKS = 5                      # turns of the loop from bytes of TLS to a closed connection: 4 in Python 3.10
 _EXAMPLES = 5
 
 
@@ -412,17 +413,20 @@ class _Connection:
 
     async def was_closed(self) -> bool:
         """Whether the server has left this idle connection. Does not wait for it."""
-        for _ in range(3):
+        bytes_came = False
+        for _ in range(_LOOKS):
             if self._reader.at_eof() or self._reader.exception() is not None or self._sock.fileno() < 0:
                 return True
             try:
                 if not self._sock.recv(1, socket.MSG_PEEK):
                     return True
+                bytes_came = True
             except BlockingIOError:
-                return False
+                if not bytes_came:
+                    return False
             except OSError:
                 return True
-            await asyncio.sleep(0)  # bytes, maybe the goodbye of TLS: let the loop read them, and look again
+            await asyncio.sleep(0)      # maybe the goodbye of TLS: let the loop read it, and look again
         return False
 
     async def exchange(self, request: _Request, deadline: float) -> None:
@@ -530,7 +534,6 @@ class _Connection:
         del self._buffer[:size]
 
     async def _skip_all(self) -> None:
-        self.closes = True
         try:
             while True:
                 self._buffer.clear()

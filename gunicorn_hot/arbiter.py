@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any
 from gunicorn import util
 from gunicorn.errors import HaltServer
 
-from gunicorn_hot import early_output, handover, pidfile, private, settings
+from gunicorn_hot import early_output, handover, listeners, pidfile, private, settings
 from gunicorn_hot.handover import PredecessorState, SuccessorState
 from gunicorn_hot.predecessor import Predecessor
 from gunicorn_hot.processes import EXITED_NORMALLY, ended
@@ -62,7 +62,6 @@ class HotArbiter(_Base):
         self.START_CTX["args"] = command()
         # Where this process was started, not where `chdir` has taken it since: the command may name relative paths.
         self.START_CTX["cwd"] = self.cfg.settings["chdir"].default
-        early_output.release(os.environ)
         self.predecessor = Predecessor.of_this_process(os.environ, self.master_pid)
         self.successor: Successor | None = None
         self.outgoing = handover.Predecessor(self._limits())
@@ -76,8 +75,11 @@ class HotArbiter(_Base):
         self._gate_open = True
         #: The successor owns the sockets' files; what this master does with its copies is its own affair.
         self._handed_over = False
+        #: Indices, in the predecessor's list, of sockets that this generation's configuration does not name.
+        self._unused_listeners: list[int] = []
         #: When a worker may be booted again, after one could not load the application.
         self._spawn_after = 0.0
+        self._is_up = False
         self._last_title = ""
         self.worker_class = twin(self.worker_class)
         if self.predecessor is not None:
@@ -85,12 +87,19 @@ class HotArbiter(_Base):
             os.environ.pop("GUNICORN_PID", None)
             stock = self.predecessor.channel is None
             self.incoming = handover.Successor(stock=stock)
+            if (inherited := listeners.inherit(self.cfg, self.log, os.environ)) is not None:
+                self.LISTENERS, self._unused_listeners = inherited
             self._gate_open = self.cfg.hot_cutover == "overlap"
             if self.predecessor.channel is not None:
                 self.wakeup_pipe.watch(self.predecessor.channel.fileno(), self._on_predecessor)
-                self.predecessor.channel.send("hello", pid=os.getpid())
             elif (fd := self.predecessor.death()) is not None:
                 self.wakeup_pipe.watch(fd, self._on_stock_predecessor_gone)
+
+    def _come_up(self) -> None:
+        """gunicorn's start() is behind us: there are sockets, and whoever waits for this master can be told so."""
+        self._is_up = True
+        early_output.release(os.environ)
+        self._tell("hello", pid=self.pid)
 
     def _limits(self) -> handover.Limits:
         cfg = self.cfg
@@ -207,6 +216,8 @@ class HotArbiter(_Base):
                 if type == "progress":
                     ready, total = self._counts()
                     fields = {"ready": ready, "total": total}
+                elif type == "committed":
+                    fields = {"unused": self._unused_listeners}
                 self.predecessor.channel.send(type, **fields)
         elif self.successor is not None:
             self.successor.channel.send(type, **fields)
@@ -238,7 +249,7 @@ class HotArbiter(_Base):
             self.wakeup_pipe.forget(fd)
             # What a dead peer wished for is void: only why it ended still counts. So READY and death in one read
             # is a death.
-            messages = [message for message in messages if message.type in ("failed", "leaving")]
+            messages = [message for message in messages if message.type in ("hello", "failed", "leaving")]
         for message in messages:
             self._from_successor(message)
         if successor.channel.closed:
@@ -260,6 +271,7 @@ class HotArbiter(_Base):
         elif message.type == "opened":
             self.feed(handover.GateOpened())
         elif message.type == "committed":
+            self._end_listeners(fields.get("unused", []))
             self.feed(handover.SuccessorCommitted())
         elif message.type == "failed":
             self.feed(handover.SuccessorFailed(str(fields.get("reason", "for a reason that it did not say"))))
@@ -292,6 +304,13 @@ class HotArbiter(_Base):
         self.wakeup_pipe.forget(fd)
         private.forget(self.predecessor)
         self.feed(handover.PredecessorClosed())
+
+    def _end_listeners(self, indices: list[int]) -> None:
+        """The committed successor has no use for these; whoever connects to them should be refused, and not wait."""
+        for index in sorted(indices, reverse=True):
+            listener = self.LISTENERS.pop(index)
+            self.log.info("Upgrade: closing %s, which the successor does not serve", listener)
+            listeners.end(listener)
 
     def _from_predecessor(self, message: Message) -> None:
         if message.type == "open":
@@ -436,6 +455,8 @@ class HotArbiter(_Base):
         super().murder_workers()
 
     def manage_workers(self) -> None:
+        if not self._is_up:
+            self._come_up()
         if self.outgoing.accepting:
             super().manage_workers()
 

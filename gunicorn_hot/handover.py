@@ -661,9 +661,11 @@ def _failed(self: Predecessor, event: SuccessorFailed, now: float) -> Actions:
 
 @_on(Predecessor, _UPGRADING, SuccessorClosed)
 def _closed(self: Predecessor, event: SuccessorClosed, now: float) -> Actions:
-    # A plain EOF is mostly a death, and how it died is the better reason: it comes with the exit status.
-    reason = f"the channel to the successor broke: {event.error}" if event.error else None
-    return _give_up(self, now, reason, _patience(self))
+    if event.error:
+        return _give_up(self, now, f"the channel to the successor broke: {event.error}", _patience(self))
+    # A plain EOF is a death under way. How it ends is the reason to report, and a SIGTERM from here would spoil it.
+    *first, _ = _give_up(self, now, None, self.limits.end)
+    return tuple(first)
 
 
 @_on(Predecessor, _UPGRADING, SuccessorExited)

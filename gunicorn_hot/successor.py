@@ -6,7 +6,7 @@ import os
 import sys
 from typing import TYPE_CHECKING, Any
 
-from gunicorn_hot import early_output, private
+from gunicorn_hot import early_output, listeners, private
 from gunicorn_hot.channel import Channel
 from gunicorn_hot.processes import in_words
 
@@ -16,7 +16,15 @@ if TYPE_CHECKING:
 #: Tells the new master which descriptor is its end of the channel.
 CHANNEL_VARIABLE = "GUNICORN_HOT_FD"
 #: Set by gunicorn for a re-executed master; what an earlier generation was told must not reach the next one.
-_INHERITED = (CHANNEL_VARIABLE, early_output.VARIABLE, "GUNICORN_PID", "GUNICORN_FD", "LISTEN_PID", "LISTEN_FDS")
+_INHERITED = (
+    CHANNEL_VARIABLE,
+    early_output.VARIABLE,
+    listeners.ADDRESSES_VARIABLE,
+    listeners.DESCRIPTORS_VARIABLE,
+    "GUNICORN_PID",
+    "LISTEN_PID",
+    "LISTEN_FDS",
+)
 
 
 def command() -> list[str]:
@@ -33,7 +41,7 @@ def environment(server: Arbiter) -> dict[str, str]:
     if server.systemd:
         env["LISTEN_FDS"] = str(len(server.LISTENERS))
     else:
-        env["GUNICORN_FD"] = ",".join(str(listener.fileno()) for listener in server.LISTENERS)
+        env |= listeners.describe(server.LISTENERS)
     return env
 
 

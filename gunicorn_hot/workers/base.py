@@ -12,7 +12,7 @@ import time
 import traceback
 from typing import TYPE_CHECKING, Any
 
-from gunicorn_hot import settings
+from gunicorn_hot import listeners, settings
 from gunicorn_hot.drain import Drain, ShouldClose
 from gunicorn_hot.link import Link
 
@@ -141,6 +141,8 @@ class HotWorker(_Base):
                     self.on_phase()
                     end.send("paused")
                 elif message.type == "resume":
+                    # A successor that had committed may have ended some of them.
+                    self.sockets = [listener for listener in self.sockets if listeners.is_listening(listener)]
                     self.drain.resume()
                     self.on_phase()
                 elif message.type == "drain":

@@ -15,6 +15,7 @@ from gunicorn.http.wsgi import base_environ
 from gunicorn.sock import ssl_context
 from gunicorn.workers import base, ggevent
 
+from gunicorn_hot.listeners import is_listening
 from gunicorn_hot.workers.base import HotWorker
 
 _TICK = 1.0
@@ -139,7 +140,7 @@ class GeventWorker(HotWorker, ggevent.GeventWorker):
 
     def on_phase(self) -> None:
         for server in self._servers:
-            if self.drain.accepting:
+            if self.drain.accepting and is_listening(server.socket):
                 server.start_accepting()
             else:
                 server.stop_accepting()

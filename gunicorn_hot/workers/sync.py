@@ -25,7 +25,7 @@ class SyncWorker(HotWorker, StockSyncWorker):
         while self.alive and not self.drain.done(0):
             self.notify()
             # As gunicorn does: accept until nobody waits, and only then pay for a select.
-            if not self._accept_one(listener):
+            if listener not in self.sockets or not self._accept_one(listener):
                 self.wait(timeout)
 
     def run_for_multiple(self, timeout: float) -> None:

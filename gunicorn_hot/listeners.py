@@ -1,0 +1,137 @@
+"""Which listening sockets a new master keeps, which it opens, and which it gives up.
+
+gunicorn's re-executed master takes every socket that it inherits, whatever its own configuration says. Here the list
+of `bind` addresses may differ between the generations: an unchanged address keeps its socket, which never closes; a new
+one is bound before this generation can be ready; one that is gone is closed by the old master at the commit.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import socket
+from collections.abc import MutableMapping
+from typing import Any
+
+from gunicorn import sock
+
+#: The addresses of the descriptors in GUNICORN_FD, as the old configuration names them; a JSON list.
+ADDRESSES_VARIABLE = "GUNICORN_HOT_BIND"
+#: gunicorn's own, for the listening sockets that a re-executed master inherits.
+DESCRIPTORS_VARIABLE = "GUNICORN_FD"
+
+
+def describe(listeners: list[Any]) -> dict[str, str]:
+    """Return the variables that tell a successor of these listeners."""
+    return {
+        DESCRIPTORS_VARIABLE: ",".join(str(listener.fileno()) for listener in listeners),
+        ADDRESSES_VARIABLE: json.dumps([listener.cfg_addr for listener in listeners]),
+    }
+
+
+def choose(wanted: list[Any], inherited: list[Any], bound: list[Any]) -> list[int | None]:
+    """Return, for each wanted address, the index of the inherited socket to use, or None to bind anew.
+
+    `wanted`: addresses of the configuration, as gunicorn parses them: (host, port), a path, or an int for ``fd://``.
+    `inherited`: what the old configuration called each socket. `bound`: what `getsockname` calls it. An ``fd://``
+    was used up by the first generation: it takes the first socket that nothing else names."""
+    free = dict(enumerate(zip(inherited, bound, strict=True)))
+    chosen: list[int | None] = []
+    for address in wanted:
+        found = None
+        if not isinstance(address, int):
+            names = (_plain(address), *_resolved(address))
+            found = next((i for i, pair in free.items() if any(_plain(name) in names for name in pair)), None)
+        if found is not None:
+            del free[found]
+        chosen.append(found)
+    for position, address in enumerate(wanted):
+        if isinstance(address, int) and free:
+            chosen[position] = min(free)
+            del free[min(free)]
+    return chosen
+
+
+def _plain(address: Any) -> Any:
+    """Return an address in a form that can be compared: JSON knows no tuples, and IPv6 names have four parts."""
+    return tuple(address[:2]) if isinstance(address, (list, tuple)) else address
+
+
+def _resolved(address: Any) -> list[Any]:
+    if not isinstance(address, tuple):
+        return []
+    try:
+        found = socket.getaddrinfo(address[0] or None, address[1], type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE)
+    except OSError:
+        return []
+    return [_plain(entry[4]) for entry in found]
+
+
+def inherit(cfg: Any, log: Any, environ: MutableMapping[str, str]) -> tuple[list[Any], list[int]] | None:
+    """Return the listeners of this generation, and the indices of the inherited ones that it has no use for.
+
+    None: there is nothing to inherit, or it is not told well enough to do better than gunicorn. Like gunicorn, exits
+    with 1 when an address cannot be bound."""
+    addresses = environ.pop(ADDRESSES_VARIABLE, None)
+    descriptors = environ.get(DESCRIPTORS_VARIABLE)
+    if addresses is None or not descriptors:
+        return None
+    fds = [int(fd) for fd in descriptors.split(",")]
+    bound = [_name(fd) for fd in fds]
+    chosen = choose(cfg.address, json.loads(addresses), bound)
+    listeners = []
+    for address, index in zip(cfg.address, chosen, strict=True):
+        if index is None:
+            listeners += _bind(cfg, log, address)
+        else:
+            name = bound[index] if isinstance(address, int) else address
+            kind = sock._sock_type(bound[index])  # type: ignore[attr-defined]
+            listeners.append(kind(name, cfg, log, fd=fds[index]))
+    unused = [index for index in range(len(fds)) if index not in chosen]
+    for index in unused:
+        os.close(fds[index])
+    environ.pop(DESCRIPTORS_VARIABLE)
+    return listeners, unused
+
+
+def _name(fd: int) -> Any:
+    listener = socket.socket(fileno=fd)
+    try:
+        return listener.getsockname()
+    finally:
+        listener.detach()
+
+
+class _OneAddress:
+    """A configuration whose only `bind` is the given one, for gunicorn's function that binds all of them."""
+
+    def __init__(self, cfg: Any, address: Any) -> None:
+        self._cfg = cfg
+        self.address = [address]
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._cfg, name)
+
+
+def _bind(cfg: Any, log: Any, address: Any) -> list[Any]:
+    made: list[Any] = sock.create_sockets(_OneAddress(cfg, address), log)  # type: ignore[arg-type]
+    for listener in made:
+        listener.conf = cfg
+    return made
+
+
+def end(listener: Any) -> None:
+    """Stop listening, in every process that has this socket, and remove its file."""
+    name = listener.getsockname()
+    try:
+        listener.shutdown(socket.SHUT_RDWR)
+    except OSError:
+        pass  # not listening any more
+    listener.close()
+    if isinstance(name, str) and name and not name.startswith("\0") and os.path.exists(name):
+        os.unlink(name)
+
+
+def is_listening(listener: Any) -> bool:
+    """Whether connections can still arrive at this socket."""
+    return bool(listener.getsockopt(socket.SOL_SOCKET, socket.SO_ACCEPTCONN))
