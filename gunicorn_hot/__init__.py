@@ -9,10 +9,15 @@ from __future__ import annotations
 
 from typing import Any
 
+import gunicorn
+from gunicorn.errors import ConfigError
+
 from gunicorn_hot import settings
 
 __version__ = "0.1.0"
 __all__ = ["on_starting"]
+
+_OLDEST_GUNICORN = (25, 3)
 
 
 def on_starting(server: Any) -> None:
@@ -20,11 +25,12 @@ def on_starting(server: Any) -> None:
 
     Called by gunicorn, in the master, once, before there are sockets or workers. Raises RuntimeError, which gunicorn
     prints before it exits with 1, when a hot_* setting in the configuration file is wrong."""
-    from gunicorn.errors import ConfigError
-
     from gunicorn_hot.arbiter import adopt
 
     try:
+        if gunicorn.version_info < _OLDEST_GUNICORN:
+            oldest = ".".join(map(str, _OLDEST_GUNICORN))
+            raise ConfigError(f"gunicorn_hot needs gunicorn {oldest} or later, this is {gunicorn.__version__}")
         settings.read_late(server.cfg)
         adopt(server)
     except (ConfigError, OSError) as exc:

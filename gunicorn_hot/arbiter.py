@@ -43,7 +43,9 @@ def adopt(server: Any) -> None:
 
 
 #: What a successor says; what a predecessor says is open, commit and upgrade.
-_TO_PREDECESSOR = ("hello", "progress", "ready", "opened", "committed", "failed", "leaving")
+_TO_PREDECESSOR = ("hello", "progress", "ready", "opened", "committed", "failed", "leaving", "staying")
+#: What still counts when its end comes in the same read.
+_LAST_WORDS = ("hello", "failed", "leaving", "staying")
 _RESPAWN_SECONDS = 5.0
 
 
@@ -71,6 +73,8 @@ class HotArbiter(_Base):
         self._feeding = False
         self._stopping = False
         self._cut = 0
+        #: Pauses ordered so far: an answer to an earlier one counts for nothing.
+        self._pauses = 0
         self._since = time.monotonic()
         self._gate_open = True
         #: The successor owns the sockets' files; what this master does with its copies is its own affair.
@@ -249,7 +253,7 @@ class HotArbiter(_Base):
             self.wakeup_pipe.forget(fd)
             # What a dead peer wished for is void: only why it ended still counts. So READY and death in one read
             # is a death.
-            messages = [message for message in messages if message.type in ("hello", "failed", "leaving")]
+            messages = [message for message in messages if message.type in _LAST_WORDS]
         for message in messages:
             self._from_successor(message)
         if successor.channel.closed:
@@ -277,6 +281,8 @@ class HotArbiter(_Base):
             self.feed(handover.SuccessorFailed(str(fields.get("reason", "for a reason that it did not say"))))
         elif message.type == "leaving":
             self.feed(handover.SuccessorLeft())
+        elif message.type == "staying":
+            self.feed(handover.SuccessorStayed())
         else:
             self.log.debug("Upgrade: skipped a message of type %r", message.type)
 
@@ -385,7 +391,7 @@ class HotArbiter(_Base):
             worker.is_ready = True
             self.log.debug("Worker ready (pid: %s)", worker.pid)
             self._count_workers()
-        elif message.type == "paused":
+        elif message.type == "paused" and message.fields.get("number") == self._pauses:
             self.feed(handover.WorkerPaused(worker.pid))
         elif message.type == "failed":
             worker.failure = str(message.fields.get("reason", ""))
@@ -409,7 +415,8 @@ class HotArbiter(_Base):
         return [worker.pid for worker in self.WORKERS.values() if worker.is_ready and worker.can_pause]
 
     def _pause_workers(self) -> None:
-        self._tell_workers("pause")
+        self._pauses += 1
+        self._tell_workers("pause", number=self._pauses)
         for worker in self.WORKERS.values():
             # It will read the pause before it can accept again: no need to wait until it has.
             if not worker.link.board.accepting:
@@ -466,6 +473,9 @@ class HotArbiter(_Base):
         successor = self.successor
         if successor is not None and (status := successor.reap()) is not None:
             self.reexec_pid = 0
+            if not successor.channel.closed:
+                # Its last words may have come since the channel was read.
+                self._on_successor()
             if words := successor.early_words():
                 self.log.error("Upgrade: the successor has written:\n%s", words)
             self._forget_successor()
@@ -616,8 +626,8 @@ class HotArbiter(_Base):
         machine: handover.Machine = self.outgoing
         if machine.deadline is not None:
             timeout = max(0.0, min(timeout, machine.deadline - time.monotonic()))
-        if self.SIG_QUEUE.empty():
-            self.wakeup_pipe.wait(timeout)
+        # Also with a signal at hand: what the peer has said before it must not be judged after a deadline or a SIGTERM.
+        self.wakeup_pipe.wait(timeout if self.SIG_QUEUE.empty() else 0)
         self.feed(handover.Tick())
         signals: list[int] = []
         while True:
@@ -665,7 +675,8 @@ class HotArbiter(_Base):
         if self._is_incoming:
             # Nobody is served here, or the predecessor's workers are waiting to serve them.
             graceful = graceful and self._gate_open
-        if self._is_incoming or self._handed_over:
+        beside_predecessor = self.predecessor is not None and self.predecessor.is_parent
+        if self._is_incoming or self._handed_over or beside_predecessor:
             self._close_listeners()
         super().stop(graceful)
 

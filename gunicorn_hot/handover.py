@@ -130,7 +130,14 @@ class SuccessorFailed(Event):
 
 @dataclass(frozen=True)
 class SuccessorLeft(Event):
-    """The committed successor ends on purpose: stopped by its operator, or itself succeeded."""
+    """The committed successor ends on purpose, or has a successor of its own that would take over from it.
+
+    Its death is then no reason to take back."""
+
+
+@dataclass(frozen=True)
+class SuccessorStayed(Event):
+    """Its own upgrade has failed: if it dies now, this master is the only one left to take back."""
 
 
 @dataclass(frozen=True)
@@ -461,7 +468,7 @@ class Predecessor(Machine):
         self.stop_how = "term"
         self.reason: str | None = None
         self.reported = False
-        #: DRAINING: the successor has left on purpose; its end is no reason to take back.
+        #: DRAINING: the successor's end is no reason to take back.
         self.alone = False
         #: DRAINING: the deadline has passed, and the workers were told.
         self.cut = False
@@ -469,7 +476,8 @@ class Predecessor(Machine):
     @property
     def accepting(self) -> bool:
         """Whether this master's workers accept, so that missing ones are worth booting."""
-        return self.state in (_P.SERVING, _P.BOOTING, _P.ENDING)
+        ending = self.state is _P.ENDING and self.then is not Then.STOP
+        return ending or self.state in (_P.SERVING, _P.BOOTING)
 
     def _become(self, state: PredecessorState, now: float, patience: float | None = None) -> None:
         self.state = state
@@ -505,7 +513,8 @@ def _resume_serving(self: Predecessor, now: float) -> Actions:
     if self.then is Then.UPGRADE:
         return _start(self, UpgradeRequested(), now)
     self._become(_P.SERVING, now)
-    return ()
+    # To a predecessor that still drains, if there is one.
+    return (Tell("staying"),)
 
 
 def _patience(self: Predecessor) -> float:
@@ -570,7 +579,9 @@ def _stop_ending(self: Predecessor, event: StopRequested, now: float) -> Actions
 
 @_on(Predecessor, [_P.BOOTING], SuccessorSpawned)
 def _spawned(self: Predecessor, event: SuccessorSpawned, now: float) -> Actions:
-    return (Log("info", f"Upgrade: booting successor with pid: {event.pid}"),)
+    # "leaving" is for this master's own predecessor, if that one still drains: should this master die now, its
+    # successor takes over, and a third generation that takes back as well would make two services of one.
+    return (Log("info", f"Upgrade: booting successor with pid: {event.pid}"), Tell("leaving"))
 
 
 @_on(Predecessor, [_P.BOOTING], SpawnFailed)
@@ -637,6 +648,14 @@ def _committed(self: Predecessor, event: SuccessorCommitted, now: float) -> Acti
     return (DrainWorkers(self.limits.drain),)
 
 
+@_on(Predecessor, [_P.COMMITTING], SuccessorLeft)
+def _committed_and_left(self: Predecessor, event: SuccessorLeft, now: float) -> Actions:
+    # Only who has committed leaves: its "committed" was lost with a peer that was gone before it could be read.
+    actions = _committed(self, SuccessorCommitted(), now)
+    self.alone = True
+    return actions
+
+
 @_on(Predecessor, [_P.BOOTING], Tick)
 def _not_ready(self: Predecessor, event: Tick, now: float) -> Actions:
     return _give_up(self, now, f"not ready in {self.limits.ready:g}s (hot_ready_timeout)", self.limits.end)
@@ -661,11 +680,13 @@ def _failed(self: Predecessor, event: SuccessorFailed, now: float) -> Actions:
 
 @_on(Predecessor, _UPGRADING, SuccessorClosed)
 def _closed(self: Predecessor, event: SuccessorClosed, now: float) -> Actions:
-    if event.error:
-        return _give_up(self, now, f"the channel to the successor broke: {event.error}", _patience(self))
-    # A plain EOF is a death under way. How it ends is the reason to report, and a SIGTERM from here would spoil it.
-    *first, _ = _give_up(self, now, None, self.limits.end)
-    return tuple(first)
+    reason = f"the channel to the successor broke: {event.error}" if event.error else None
+    booting = self.state is _P.BOOTING
+    actions = _give_up(self, now, reason, _patience(self))
+    if booting and reason is None:
+        # A death under way. How it ends is the reason to report, and a SIGTERM from here would spoil it.
+        return tuple(action for action in actions if not isinstance(action, EndSuccessor))
+    return actions
 
 
 @_on(Predecessor, _UPGRADING, SuccessorExited)
@@ -683,13 +704,14 @@ def _exited(self: Predecessor, event: SuccessorExited, now: float) -> Actions:
 @_on(Predecessor, [_P.ENDING], SuccessorExited)
 def _ended(self: Predecessor, event: SuccessorExited, now: float) -> Actions:
     report: Actions = () if self.reported else (ReportFailure(f"the successor {event.status}"),)
-    return (RestoreOwnership(), *report, *_resume_serving(self, now))
+    restore: Actions = () if self.then is Then.STOP else (RestoreOwnership(),)
+    return (*restore, *report, *_resume_serving(self, now))
 
 
 @_on(Predecessor, [_P.ENDING], Tick)
 def _end_overdue(self: Predecessor, event: Tick, now: float) -> Actions:
     self.deadline = None
-    return (Log("warning", "The successor did not end after SIGTERM, killing it"), KillSuccessor())
+    return (Log("warning", "The successor did not end in time, killing it"), KillSuccessor())
 
 
 @_on(Predecessor, [_P.ENDING], SuccessorFailed)
@@ -708,21 +730,20 @@ def _upgrade_after_end(self: Predecessor, event: UpgradeRequested, now: float) -
     return (Log("info", "Upgrade: asked for, begins when the last successor has ended"),)
 
 
-@_on(Predecessor, _PAUSED, UpgradeRequested)
+@_on(Predecessor, [*_PAUSED, _P.DRAINING], UpgradeRequested)
 def _pass_on(self: Predecessor, event: UpgradeRequested, now: float) -> Actions:
     return (Log("info", "Upgrade: asked for again, passed on to the successor"), Tell("upgrade"))
-
-
-@_on(Predecessor, [_P.DRAINING], UpgradeRequested)
-def _pass_on_or_not(self: Predecessor, event: UpgradeRequested, now: float) -> Actions:
-    if self.alone:
-        return (Log("warning", "SIGUSR2 ignored: the successor has left, and this master is draining"),)
-    return _pass_on(self, event, now)
 
 
 @_on(Predecessor, [_P.DRAINING], SuccessorLeft)
 def _successor_left(self: Predecessor, event: SuccessorLeft, now: float) -> Actions:
     self.alone = True
+    return ()
+
+
+@_on(Predecessor, [_P.DRAINING], SuccessorStayed)
+def _successor_stayed(self: Predecessor, event: SuccessorStayed, now: float) -> Actions:
+    self.alone = False
     return ()
 
 
@@ -785,6 +806,7 @@ _ignore(
     GateOpened,
     SuccessorCommitted,
     SuccessorLeft,
+    SuccessorStayed,
     SuccessorClosed,
 )
 _ignore(
@@ -812,6 +834,7 @@ _ignore(
     SuccessorCommitted,
     SuccessorFailed,
     SuccessorLeft,
+    SuccessorStayed,
     SuccessorClosed,
     SuccessorExited,
 )
@@ -934,8 +957,8 @@ def _refuse_reload_yet(self: Successor, event: ReloadRequested, now: float) -> A
 
 
 @_on(Successor, _UNCOMMITTED, ResizeRequested)
-def _resize_successor(self: Successor, event: ResizeRequested, now: float) -> Actions:
-    return (Resize(event.how),)
+def _refuse_resize_yet(self: Successor, event: ResizeRequested, now: float) -> Actions:
+    return (Log("warning", f"SIG{event.how.upper()} ignored: this master has not taken over yet"),)
 
 
 @_on(Successor, [_S.SOLE], PredecessorClosed)

@@ -47,8 +47,8 @@ class Board:
 class Link:
     """Made by the master before it forks the worker; each side then keeps its own end.
 
-    Messages to the worker: open, pause, resume, drain(timeout), hold, release.
-    Messages from the worker: ready, paused, failed(reason, traceback), cut(count)."""
+    Messages to the worker: open, pause(number), resume, drain(timeout), hold, release.
+    Messages from the worker: ready, paused(number), failed(reason, traceback), cut(count)."""
 
     def __init__(self) -> None:
         self.board = Board()

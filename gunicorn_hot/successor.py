@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import signal
 import sys
 from typing import TYPE_CHECKING, Any
 
@@ -110,6 +111,9 @@ class Successor:
 def _exec(server: Any, channel: Channel, output: early_output.Capture, env: dict[str, str]) -> None:
     """Become the new master, in the child of a fork. Never returns."""
     try:
+        # The parent's handlers would swallow what ends this process before its exec.
+        for number in server.SIGNALS:
+            signal.signal(number, signal.SIG_DFL)
         channel.set_inheritable()
         env[CHANNEL_VARIABLE] = str(channel.fileno())
         server.cfg.pre_exec(server)

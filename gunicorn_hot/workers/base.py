@@ -139,7 +139,7 @@ class HotWorker(_Base):
                 if message.type == "pause":
                     self.drain.pause()
                     self.on_phase()
-                    end.send("paused")
+                    end.send("paused", number=message.fields.get("number"))
                 elif message.type == "resume":
                     # A successor that had committed may have ended some of them.
                     self.sockets = [listener for listener in self.sockets if listeners.is_listening(listener)]
