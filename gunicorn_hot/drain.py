@@ -83,4 +83,6 @@ class ShouldClose:
     def __call__(self) -> bool:
         if self._answer is None:
             self._answer = self._ask() or not self._drain.accepting
+            # The question is a method of the request, which has this object: a cycle would keep its body in memory.
+            del self._ask
         return self._answer

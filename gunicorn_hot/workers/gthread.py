@@ -3,17 +3,29 @@
 from __future__ import annotations
 
 import selectors
+import socket
 import time
+from collections import deque
+from functools import partial
 from typing import Any
 
+from gunicorn import util
 from gunicorn.workers.gthread import ThreadWorker as StockThreadWorker
 
 from gunicorn_hot.workers.base import HotWorker
 
 _TICK = 1.0
+#: As in gunicorn's `util.close_graceful`: seconds, and bytes per read.
+_LINGER = 2.0
+_LINGER_READ = 65536
 
 
 class ThreadWorker(HotWorker, StockThreadWorker):
+    def __init__(self, *args: Any, **kwargs: Any) -> None:
+        super().__init__(*args, **kwargs)
+        #: Connections that we have ended and the client has not, and when we stop to wait for it; oldest first.
+        self._lingering: deque[tuple[float, Any]] = deque()
+
     def run(self) -> None:
         if not self.pass_gate():
             return
@@ -21,7 +33,7 @@ class ThreadWorker(HotWorker, StockThreadWorker):
         link = self.link.worker_end
         self.poller.register(queue.fileno(), selectors.EVENT_READ, queue.run_callbacks)
         self.poller.register(link.fileno(), selectors.EVENT_READ, self._on_link)
-        while self.alive and not self.drain.done(self.nr_conns):
+        while self.alive and not self.drain.done(self.nr_conns + len(self._lingering)):
             self.notify()
             self.set_accept_enabled(self.drain.accepting and self.nr_conns < self.worker_connections)
             now = time.monotonic()
@@ -32,6 +44,7 @@ class ThreadWorker(HotWorker, StockThreadWorker):
             self.wait_for_and_dispatch_events(timeout=self._patience(now))
             self.murder_keepalived()
             self.murder_pending()
+            self._end_lingering(time.monotonic())
         if not link.closed:
             self.poller.unregister(link.fileno())
         self.poller.unregister(queue.fileno())
@@ -48,7 +61,50 @@ class ThreadWorker(HotWorker, StockThreadWorker):
             for waiting in queues:
                 if waiting:
                     patience = min(patience, max(0.0, waiting[0].timeout - now))
+        if self._lingering:
+            patience = min(patience, max(0.0, self._lingering[0][0] - now))
         return patience
+
+    # gunicorn 26 and 27 wait for the client's end of a closed connection on the main thread, up to 2 s for each: a few
+    # clients that do not close hold up everybody, and a drain says "Connection: close" to all of them.
+
+    def finish_request(self, conn: Any, fs: Any) -> None:
+        conn.close = partial(self._close, conn)
+        super().finish_request(conn, fs)
+
+    def _close(self, conn: Any, graceful: bool = False) -> None:
+        """End a connection; `graceful`: read on for a while, so that no RST overtakes the response (RFC 9112 9.6)."""
+        client = conn.sock
+        if graceful:
+            try:
+                client.shutdown(socket.SHUT_WR)
+                client.setblocking(False)
+                self.poller.register(client, selectors.EVENT_READ, self._on_lingering)
+            except (OSError, ValueError):
+                pass  # the client was quicker
+            else:
+                self._lingering.append((time.monotonic() + _LINGER, client))
+                return
+        util.close(client)
+
+    def _on_lingering(self, client: Any) -> None:
+        try:
+            if client.recv(_LINGER_READ):
+                return
+        except BlockingIOError:
+            return
+        except OSError:
+            pass
+        self._lingering = deque(entry for entry in self._lingering if entry[1] is not client)
+        self._end(client)
+
+    def _end_lingering(self, now: float) -> None:
+        while self._lingering and self._lingering[0][0] <= now:
+            self._end(self._lingering.popleft()[1])
+
+    def _end(self, client: Any) -> None:
+        self.poller.unregister(client)
+        util.close(client)
 
     def _on_link(self, _fd: int) -> None:
         fd = self.link.worker_end.fileno()

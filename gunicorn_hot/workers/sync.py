@@ -25,7 +25,9 @@ class SyncWorker(HotWorker, StockSyncWorker):
         while self.alive and not self.drain.done(0):
             self.notify()
             # As gunicorn does: accept until nobody waits, and only then pay for a select.
-            if listener not in self.sockets or not self._accept_one(listener):
+            accepted = listener in self.sockets and self._accept_one(listener)
+            # The drain may have been among what was read before the accept: then nothing would end this wait.
+            if not accepted and not self.drain.done(0):
                 self.wait(timeout)
 
     def run_for_multiple(self, timeout: float) -> None:

@@ -1,0 +1,110 @@
+"""Runs the benches and prints their tables; README.md says what they measure."""
+
+from __future__ import annotations
+
+import argparse
+import dataclasses
+import gc
+import importlib.metadata
+import json
+import os
+import platform
+import sys
+import time
+from collections.abc import Callable
+from typing import Any
+
+from bench import boot, ceiling, cutover, leave, steady, upgrade
+from bench.options import SHORT, WORKERS, Options
+from bench.tables import Result
+
+BENCHES: dict[str, Callable[[Options, ceiling.Ceiling], Result]] = {
+    "upgrade": upgrade.run,
+    "cutover": cutover.run,
+    "boot": boot.run,
+    "leave": leave.run,
+    "steady": steady.run,
+}
+
+
+def environment() -> dict[str, Any]:
+    """The versions and the machine that the figures are from."""
+    versions = {}
+    for name in ("gunicorn", "gevent"):
+        try:
+            versions[name] = importlib.metadata.version(name)
+        except importlib.metadata.PackageNotFoundError:
+            versions[name] = "absent"
+    return {
+        "python": f"{platform.python_implementation()} {platform.python_version()}",
+        **versions,
+        "system": f"{platform.system()} {platform.release()} {platform.machine()}",
+        "cores": len(os.sched_getaffinity(0)),
+        "load_average": os.getloadavg()[0],
+    }
+
+
+def parse(arguments: list[str] | None) -> argparse.Namespace:
+    default = Options()
+    parser = argparse.ArgumentParser("python -m bench", description=__doc__)
+    parser.add_argument("bench", choices=[*BENCHES, "all"])
+    parser.add_argument("--worker", choices=[*WORKERS, "all"], default="all", help="type of worker")
+    parser.add_argument("--workers", type=int, metavar="N", help="2, but steady: 1")
+    parser.add_argument("--upgrades", type=int, metavar="N", help=f"per worker type ({default.upgrades})")
+    parser.add_argument("--pairs", type=int, metavar="N", help=f"of boot and steady ({default.pairs})")
+    parser.add_argument("--seconds", type=float, metavar="S", help=f"a side of steady ({default.seconds:g})")
+    parser.add_argument("--processes", type=int, metavar="N", help=f"of steady's load ({default.processes})")
+    parser.add_argument("--import-s", type=float, metavar="S",
+                        help=f"that the application takes to load ({default.import_s:g})")
+    parser.add_argument("--probation", type=float, metavar="S",
+                        help=f"hot_probation of upgrade ({default.probation:g})")
+    parser.add_argument("--slow-ms", type=int, metavar="MS",
+                        help=f"of slow, upload and stream clients ({default.slow_ms})")
+    parser.add_argument("--control", action="store_true", default=None,
+                        help="of steady: stock on both sides, to see the noise")
+    parser.add_argument("--short", action="store_true", help="tiny numbers, to see that it runs")
+    parser.add_argument("--json", metavar="FILE", help="write every single measurement there")
+    return parser.parse_args(arguments)
+
+
+def options_of(arguments: argparse.Namespace) -> Options:
+    chosen: dict[str, Any] = dict(SHORT) if arguments.short else {}
+    for field in dataclasses.fields(Options):
+        if (value := getattr(arguments, field.name, None)) is not None:
+            if value < 0 or (isinstance(value, int) and value < 1):
+                raise SystemExit(f"--{field.name.replace('_', '-')}: {value} is too little")
+            chosen[field.name] = value
+    if arguments.worker != "all":
+        chosen["worker_types"] = (arguments.worker,)
+    return Options(**chosen)
+
+
+def main(argv: list[str] | None = None) -> int:
+    """Returns the exit status: 1 if a request failed, or went back to an old generation."""
+    arguments = parse(argv)
+    options = options_of(arguments)
+    about = environment()
+    print(", ".join(f"{name} {value}" for name, value in about.items()))
+    print(f"options: {options.as_dict()}")
+    limits = ceiling.measure(options.seconds, options.processes)
+    print(limits.text(), flush=True)
+    results = []
+    for name in BENCHES if arguments.bench == "all" else [arguments.bench]:
+        gc.collect()
+        began = time.monotonic()
+        result = BENCHES[name](options, limits)
+        results.append(result)
+        print(f"\n{result.text()}\n  took {time.monotonic() - began:.0f} s", flush=True)
+        if arguments.json:      # after each, so that an interrupted run leaves what it has
+            with open(arguments.json, "w", encoding="utf-8") as file:
+                json.dump({
+                    "environment": about,
+                    "options": options.as_dict(),
+                    "ceiling": limits.as_dict(),
+                    "results": [one.as_dict() for one in results],
+                }, file, indent=1)
+    return 1 if any(result.failed for result in results) else 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,33 @@
+"""What a run was asked for."""
+
+from __future__ import annotations
+
+from dataclasses import asdict, dataclass
+from typing import Any
+
+WORKERS = ("sync", "gthread", "gevent")
+
+
+@dataclass(frozen=True)
+class Options:
+    """Times are in seconds."""
+
+    worker_types: tuple[str, ...] = WORKERS
+    workers: int | None = None      # None: as each bench has it
+    upgrades: int = 10              # per worker type (`cutover`, `leave`: and per side)
+    pairs: int = 7                  # per worker type
+    seconds: float = 4.0            # of load, per side of a pair (`steady`), and of each ceiling
+    processes: int = 1              # of the load (`steady`)
+    import_s: float = 3.0           # of the application (`upgrade`, `boot`)
+    probation: float = 1.0          # hot_probation (`upgrade`)
+    slow_ms: int = 1500             # of slow, upload and stream clients
+    control: bool = False           # stock on both sides (`steady`): what the machine's noise looks like
+
+    def as_dict(self) -> dict[str, Any]:
+        return asdict(self)
+
+
+#: Tiny numbers: enough to see that a bench runs, too few to say anything about the server.
+SHORT: dict[str, Any] = {
+    "upgrades": 1, "pairs": 1, "seconds": 0.3, "import_s": 0.2, "probation": 0.05, "slow_ms": 300,
+}

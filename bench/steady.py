@@ -1,0 +1,93 @@
+"""What gunicorn_hot costs while nothing is upgraded: throughput and CPU time per request, hot / stock.
+
+Each pair has two fresh servers, of which one has nothing to do while the other is asked; which of them is
+first alternates. Fresh ones, because two processes of the same program differ by a few percent for as
+long as they live, by the layout of their memory and the seed of their hashes.
+"""
+
+from __future__ import annotations
+
+import statistics
+from typing import Any
+
+from bench import hammer
+from bench.ceiling import NEAR, Ceiling
+from bench.options import Options
+from bench.service import Service
+from bench.tables import Result, spread, verdict
+
+_RATIO = 0.98
+_CONNECTIONS = 16
+_WARMUP = 500           # requests
+#: One worker, if nothing else is asked for: with two, they and the load would share the two cores of a small
+#: machine, and the scheduler would decide the throughput.
+_WORKERS = 1
+
+
+def run(options: Options, ceiling: Ceiling) -> Result:
+    result = Result(
+        "steady",
+        f"hot / stock without an upgrade ({options.workers or _WORKERS} workers, {_CONNECTIONS} connections, "
+        f"{options.seconds:g} s a side)",
+        ("worker", "connections", "pairs", "hot, requests/s", "stock, requests/s", "throughput ratio",
+         f"median >= {_RATIO:g}", "hot, CPU us/request", "stock, CPU us/request", "CPU ratio", "failed"),
+    )
+    for worker in options.worker_types:
+        _measure(worker, options, ceiling, result)
+    if options.control:
+        result.notes.append("A CONTROL: \"hot\" is stock, too. The ratios are the noise.")
+    result.notes.append("CPU: user and system time of the master and its workers, / all requests answered")
+    return result
+
+
+def _measure(worker: str, options: Options, ceiling: Ceiling, result: Result) -> None:
+    keep = worker != "sync"         # a sync worker closes after each answer
+    records: list[dict[str, Any]] = []
+    for pair in range(options.pairs):
+        record: dict[str, Any] = {"worker": worker, "pair": pair}
+        with (_service(worker, options, not options.control) as hot,
+              _service(worker, options, False) as stock):
+            for service in (hot, stock):
+                service.start()
+            for service in (hot, stock):
+                service.wait_ready()
+            sides = [("hot", hot), ("stock", stock)]
+            for side, service in sides if pair % 2 == 0 else reversed(sides):
+                record[side] = _ask(service, keep, options)
+        records.append(record)
+    result.records += records
+    hots, stocks = ([record[side] for record in records] for side in ("hot", "stock"))
+    ratios = [hot["rate"] / stock["rate"] for hot, stock in zip(hots, stocks, strict=True)]
+    cpu_ratios = [hot["cpu_us"] / stock["cpu_us"] for hot, stock in zip(hots, stocks, strict=True)
+                  if stock["cpu_us"]]
+    failed = sum(side["failed"] for side in (*hots, *stocks))
+    result.failed += failed
+    result.add(
+        worker, "kept" if keep else "new", len(records),
+        spread([side["rate"] for side in hots], 0), spread([side["rate"] for side in stocks], 0),
+        spread(ratios, 3), verdict(statistics.median(ratios) >= _RATIO),
+        spread([side["cpu_us"] for side in hots], 0), spread([side["cpu_us"] for side in stocks], 0),
+        spread(cpu_ratios, 3), failed,
+    )
+    limit = ceiling.keep_rate if keep else ceiling.new_rate
+    best = max(side["rate"] for side in (*hots, *stocks))
+    if best > NEAR * limit:
+        result.notes.append(
+            f"{worker}: {best:.0f}/s is near the load's own ceiling ({limit:.0f}/s): trust the CPU ratio")
+
+
+def _service(worker: str, options: Options, hot: bool) -> Service:
+    return Service(worker, hot, workers=options.workers or _WORKERS)
+
+
+def _ask(service: Service, keep: bool, options: Options) -> dict[str, Any]:
+    """`rate` in requests/s, `cpu_us` in microseconds per request."""
+    before = service.cpu_seconds()
+    figures = hammer.run(service.port, keep, _CONNECTIONS, _WARMUP, options.seconds, options.processes)
+    used = service.cpu_seconds() - before
+    return {
+        "rate": figures.rate,
+        "cpu_us": used / figures.requests * 1e6,
+        "requests": figures.requests,
+        "failed": figures.failed,
+    }

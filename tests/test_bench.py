@@ -1,0 +1,89 @@
+"""Each bench runs, and says what it has measured. What the figures are is no test's business."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+ROOT = Path(__file__).resolve().parents[1]
+TIMEOUT = 120.0     # s; a bench that needs so long is stuck
+
+NAMES = ("upgrade", "cutover", "boot", "leave", "steady")
+
+pytestmark = pytest.mark.skipif(sys.platform != "linux", reason="the benches need Linux's pidfds")
+
+
+def run(tmp_path: Path, name: str, *options: str) -> dict[str, Any]:
+    """The result of one bench, read from its JSON; the printed table has the same cells."""
+    file = tmp_path / "records.json"
+    done = subprocess.run(
+        [sys.executable, "-m", "bench", name, "--short", "--json", str(file), *options],
+        cwd=ROOT, capture_output=True, text=True, timeout=TIMEOUT, check=False,
+    )
+    assert done.returncode == 0, done.stdout + done.stderr
+    assert not done.stderr
+    written = json.loads(file.read_text(encoding="utf-8"))
+    assert written["environment"]["cores"] > 0
+    assert min(written["ceiling"].values()) > 0
+    (result,) = written["results"]
+    assert result["name"] == name
+    assert result["records"]
+    lines = [[cell.strip() for cell in line.split("  ") if cell.strip()] for line in done.stdout.splitlines()]
+    for row in (result["columns"], *result["rows"]):
+        assert [cell.strip() for cell in row] in lines
+    return dict(result)
+
+
+def test_upgrade_compares_windows_of_the_same_length(tmp_path: Path) -> None:
+    (record,) = run(tmp_path, "upgrade", "--worker", "gthread")["records"]
+
+    with_upgrade, without = record["windows"]
+    assert (with_upgrade["upgrade"], without["upgrade"]) == (True, False)
+    assert with_upgrade["end"] <= without["start"]
+    length = with_upgrade["end"] - with_upgrade["start"]
+    assert without["end"] - without["start"] >= length
+    assert all(window["waits"] for window in record["windows"])
+    assert len(record["report"]["generations"]) == 2
+
+
+def test_cutover_has_a_side_with_clients_and_one_without(tmp_path: Path) -> None:
+    idle, loaded = run(tmp_path, "cutover", "--worker", "gthread")["records"]
+
+    assert (idle["load"], loaded["load"]) == ("idle", "loaded")
+    for record in (idle, loaded):
+        assert min(record[part] for part in ("boot_s", "pause_s", "open_s", "answer_s")) > 0
+    assert idle["first_answer_s"] is None
+    assert loaded["first_answer_s"] > 0
+
+
+@pytest.mark.parametrize(("name", "sides"), [
+    ("boot", ("upgrade_s", "cold_start_s")),
+    ("leave", ("upgrade_s", "stock_term_s")),
+])
+def test_times_of_both_sides(tmp_path: Path, name: str, sides: tuple[str, str]) -> None:
+    (record,) = run(tmp_path, name, "--worker", "gthread")["records"]
+
+    assert min(record[side] for side in sides) > 0
+
+
+def test_steady_asks_both_sides(tmp_path: Path) -> None:
+    (record,) = run(tmp_path, "steady", "--worker", "gthread")["records"]
+
+    for side in ("hot", "stock"):
+        assert record[side]["requests"] > 0
+        assert record[side]["rate"] > 0
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name", NAMES)
+def test_every_worker_type_has_a_row(tmp_path: Path, name: str) -> None:
+    pytest.importorskip("gevent")
+
+    result = run(tmp_path, name)
+
+    assert {row[0] for row in result["rows"]} == {"sync", "gthread", "gevent"}
