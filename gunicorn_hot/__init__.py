@@ -31,7 +31,7 @@ def on_starting(server: Any) -> None:
         if gunicorn.version_info < _OLDEST_GUNICORN:
             oldest = ".".join(map(str, _OLDEST_GUNICORN))
             raise ConfigError(f"gunicorn_hot needs gunicorn {oldest} or later, this is {gunicorn.__version__}")
-        settings.read_late(server.cfg)
+        settings.finish_reading(server.cfg)
         adopt(server)
     except (ConfigError, OSError) as exc:
         if server.pidfile is not None:

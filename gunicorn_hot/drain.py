@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from enum import Enum
+from typing import Any
 
 
 class Phase(Enum):
@@ -22,12 +23,10 @@ class Drain:
 
     def __init__(self) -> None:
         self.phase = Phase.ACCEPTING
+        #: Whether the phase is ACCEPTING: a plain attribute, since every accept and every request asks.
+        self.accepting = True
         #: DRAINING: when the worker's patience ends, on the clock of `now`.
         self.deadline: float | None = None
-
-    @property
-    def accepting(self) -> bool:
-        return self.phase is Phase.ACCEPTING
 
     @property
     def draining(self) -> bool:
@@ -36,18 +35,22 @@ class Drain:
     def pause(self) -> None:
         """Stop accepting. A worker that is draining already goes on with that."""
         if self.phase is Phase.ACCEPTING:
-            self.phase = Phase.PAUSED
+            self._enter(Phase.PAUSED)
 
     def resume(self) -> None:
         """Accept again, from any phase."""
-        self.phase = Phase.ACCEPTING
+        self._enter(Phase.ACCEPTING)
         self.deadline = None
 
     def drain(self, now: float, timeout: float) -> None:
         """Finish what is held within `timeout` seconds. A second call cannot move the deadline."""
         if self.phase is not Phase.DRAINING:
-            self.phase = Phase.DRAINING
+            self._enter(Phase.DRAINING)
             self.deadline = now + timeout
+
+    def _enter(self, phase: Phase) -> None:
+        self.phase = phase
+        self.accepting = phase is Phase.ACCEPTING
 
     def done(self, connections: int) -> bool:
         """Whether a worker that holds this many connections may leave.
@@ -66,23 +69,29 @@ class Drain:
         return max(0.0, min(tick, self.deadline - now))
 
 
-class ShouldClose:
-    """Answers ``should_close()`` for one request: the client's wish, or the worker's phase when it is first asked.
+class InFlight:
+    """A request that is being answered; it stands in for the request's ``should_close`` meanwhile.
+
+    The answer is the client's wish, or the worker's phase when it is first asked.
 
     gunicorn asks twice: when it writes the response's head, and when it decides what becomes of the connection. Both
     must get one answer. A pause between them would otherwise close a connection that was announced as kept, which is
     the one thing that a client cannot defend itself against."""
 
-    __slots__ = ("_answer", "_ask", "_drain")
+    __slots__ = ("_answer", "_ask", "_drain", "request", "started")
 
-    def __init__(self, ask: Callable[[], bool], drain: Drain) -> None:
-        self._ask = ask
+    def __init__(self, request: Any, drain: Drain, now: float) -> None:
+        self.request = request
+        self.started = now
+        self._ask: Callable[[], bool] | None = request.should_close
         self._drain = drain
         self._answer: bool | None = None
 
     def __call__(self) -> bool:
         if self._answer is None:
-            self._answer = self._ask() or not self._drain.accepting
-            # The question is a method of the request, which has this object: a cycle would keep its body in memory.
-            del self._ask
+            self._answer = not self._drain.accepting or (self._ask is not None and self._ask())
         return self._answer
+
+    def end(self) -> None:
+        """The request has been answered. It has this object, which must not keep it: a cycle would hold its body."""
+        self.request = self._ask = None

@@ -1,57 +1,38 @@
-"""What ties a worker to its master: a channel, and one byte of shared memory."""
+"""What ties a worker to its master: a channel, and a few bytes of shared memory."""
 
 from __future__ import annotations
 
 import mmap
-import struct
+from typing import Any
 
 from gunicorn_hot import private
 from gunicorn_hot.channel import Channel
 
-_COUNT = struct.Struct("<I")
-_ACCEPTING, _IN_FLIGHT, _SIZE = 0, 4, 8
-
-
-class Board:
-    """A few shared bytes in which a worker says what it is doing, without a system call (Apache's "scoreboard").
-
-    The rule that makes a cut-over fast: a worker sets `accepting`, *then* reads its link, and only then accepts. So if
-    its master has sent a pause and afterwards sees `accepting` unset, the worker will read that pause before it can
-    accept anything, however long the request takes that it is busy with. The two system calls in between are what
-    orders the two processes' memory; where they are not a full barrier (not x86), a worker caught in that very
-    instruction could accept one connection more."""
-
-    def __init__(self) -> None:
-        self._memory = mmap.mmap(-1, _SIZE)
-
-    def set_accepting(self, accepting: bool) -> None:
-        self._memory[_ACCEPTING] = accepting
-
-    @property
-    def accepting(self) -> bool:
-        return bool(self._memory[_ACCEPTING])
-
-    def set_in_flight(self, count: int) -> None:
-        _COUNT.pack_into(self._memory, _IN_FLIGHT, count)
-
-    @property
-    def in_flight(self) -> int:
-        """Requests that the worker is answering now."""
-        count: int = _COUNT.unpack_from(self._memory, _IN_FLIGHT)[0]
-        return count
-
-    def close(self) -> None:
-        self._memory.close()
+# Offsets in a board, one byte each.
+#: Worker: 1 while it may be about to accept.
+ACCEPTING = 0
+#: Master: how many messages it has sent to this worker, modulo 256.
+SENT = 1
+#: Worker: requests that it is answering, at most 255.
+IN_FLIGHT = 2
+_SIZE = 3
 
 
 class Link:
     """Made by the master before it forks the worker; each side then keeps its own end.
 
     Messages to the worker: open, pause(number), resume, drain(timeout), hold, release.
-    Messages from the worker: ready, paused(number), failed(reason, traceback), cut(count)."""
+    Messages from the worker: ready, paused(number), failed(reason, traceback), cut(count).
+
+    The board is shared memory in which both sides say things without a system call (Apache's "scoreboard"). It is what
+    makes a cut-over fast. A worker sets ACCEPTING, *then* looks at SENT, reads its link if there is something new, and
+    only then accepts. So if its master has sent a pause and afterwards sees ACCEPTING unset, the worker will obey that
+    pause before it accepts anything, however long the request takes that it is busy with: nobody has to wait for it.
+    A processor may let the worker's look at SENT overtake its own write of ACCEPTING, by some nanoseconds. A connection
+    that is accepted just then was in the queue before the gate could open, so it breaks no promise."""
 
     def __init__(self) -> None:
-        self.board = Board()
+        self.board = mmap.mmap(-1, _SIZE)
         self.master_end, self.worker_end = Channel.pair()
         # Registered before the fork, so that not even this worker gets the master's end.
         private.register(self.master_end)
@@ -60,6 +41,22 @@ class Link:
         """In the master, after the fork. Later workers have no business with this one's board."""
         self.worker_end.close()
         private.register(self.board)
+
+    def tell(self, type: str, **fields: Any) -> None:
+        """In the master: send a message to the worker."""
+        # The count first: the system call that follows is what orders it before a look at ACCEPTING.
+        self.board[SENT] = (self.board[SENT] + 1) % 256
+        self.master_end.send(type, **fields)
+
+    @property
+    def accepting(self) -> bool:
+        """Whether the worker may be about to accept."""
+        return bool(self.board[ACCEPTING])
+
+    @property
+    def in_flight(self) -> int:
+        """Requests that the worker is answering now; 255 stands for more, too."""
+        return self.board[IN_FLIGHT]
 
     def close(self) -> None:
         """In the master: the worker is gone, or could not be forked."""

@@ -216,21 +216,21 @@ def add_to_the_one_being_read() -> None:
         frame = frame.f_back  # type: ignore[assignment]
 
 
-def read_late(cfg: config.Config) -> None:
-    """Read our settings from the configuration file after gunicorn has read it, when they were not known then.
+def finish_reading(cfg: config.Config) -> None:
+    """Read our settings from the configuration file, if they were not known when gunicorn read it.
 
     That is so when the file imports this package only inside a function. Raises ConfigError on a name or a value that
     is wrong."""
-    if not add_to(cfg):
-        return
-    for name, value in _namespace(cfg).items():
-        if name.startswith("hot_") and name not in _OURS:
-            raise ConfigError(_unknown(name))
-        if name in _OURS:
+    if add_to(cfg):
+        for name, value in _namespace(cfg).items():
+            if name not in cfg.settings or name not in _OURS:
+                continue
             try:
                 cfg.set(name, value)
             except Exception as exc:
                 raise ConfigError(f"Invalid value for {name}: {exc}") from exc
+    # The file has been read. Workers look settings up a dozen times for each request: a plain dict again.
+    cfg.settings = dict(cfg.settings)
 
 
 def _namespace(cfg: config.Config) -> dict[str, Any]:

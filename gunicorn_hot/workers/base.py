@@ -13,8 +13,8 @@ import traceback
 from typing import TYPE_CHECKING, Any
 
 from gunicorn_hot import listeners, settings
-from gunicorn_hot.drain import Drain, ShouldClose
-from gunicorn_hot.link import Link
+from gunicorn_hot.drain import Drain, InFlight
+from gunicorn_hot.link import IN_FLIGHT, SENT, Link
 
 if TYPE_CHECKING:
     from gunicorn.workers.base import Worker as _Base
@@ -29,22 +29,12 @@ _ORPHAN_GRACE_SECONDS = 2
 current: HotWorker | None = None
 
 
-class InFlight:
-    """A request that is being answered."""
-
-    __slots__ = ("method", "path", "started")
-
-    def __init__(self, request: Any) -> None:
-        self.method: str = getattr(request, "method", None) or "?"
-        self.path: str = getattr(request, "uri", None) or getattr(request, "path", None) or "?"
-        self.started = time.monotonic()
-
-
 class HotWorker(_Base):
     """Mixed into a gunicorn worker class, before it.
 
     The adapter of each worker type overrides `run`: it calls `pass_gate` first, then waits for its events in its own
-    way, calls `read_link` when the link is readable, and asks `drain` before it accepts, and whether it is done."""
+    way, calls `read_link` when the link is readable, sets ACCEPTING on the `board` and asks `may_accept` before it
+    accepts, and asks `drain` whether it is done."""
 
     #: Whether `pause` and `resume` are obeyed. A class that cannot is drained by SIGTERM alone.
     can_pause = True
@@ -57,7 +47,8 @@ class HotWorker(_Base):
         super().__init__(*args, **kwargs)
         self.link = Link()
         self.drain = Drain()
-        self.in_flight: dict[int, InFlight] = {}
+        self.board = self.link.board
+        self.in_flight: set[InFlight] = set()
         self.gate_open = False
         #: In the master: the worker has said that it is ready; when it was forked, on the monotonic clock.
         self.is_ready = False
@@ -67,6 +58,8 @@ class HotWorker(_Base):
         #: Set when it leaves with connections open: a normal exit would wait for the threads that serve them.
         self.leaves_at_once = False
         self._reading = False
+        #: Messages read from the link, modulo 256: what SENT says when there is nothing to read.
+        self._received = 0
         #: `max_requests`, while a hold keeps this worker from being recycled.
         self._recycle_at: int | None = None
 
@@ -128,14 +121,21 @@ class HotWorker(_Base):
 
     # --- the master's orders
 
+    def may_accept(self) -> bool:
+        """Whether the master has no objection, at this moment; ACCEPTING must have been set on the board before."""
+        if self.board[SENT] != self._received:
+            self.read_link()
+        return self.drain.accepting
+
     def read_link(self) -> None:
-        """Obey what the master has said; never waits. To be called between `set_accepting(True)` and an accept."""
+        """Obey what the master has said; never waits."""
         if self._reading:  # a signal handler has interrupted a call of this
             return
         self._reading = True
         try:
             end = self.link.worker_end
             for message in end.receive():
+                self._received = (self._received + 1) % 256
                 if message.type == "pause":
                     self.drain.pause()
                     self.on_phase()
@@ -154,6 +154,8 @@ class HotWorker(_Base):
                     self.max_requests = sys.maxsize
                 elif message.type == "release" and self._recycle_at is not None:
                     self.max_requests, self._recycle_at = self._recycle_at, None
+            if end.closed:
+                self.on_phase()
             if end.closed and self.gate_open and not self.drain.draining:
                 # The master died. What we hold is finished, and nobody is left to bound that but the kernel.
                 timeout = settings.drain_timeout(self.cfg)
@@ -173,7 +175,7 @@ class HotWorker(_Base):
             self.log.exception("Exception in on_drain hook")
 
     def on_phase(self) -> None:
-        """Called when `drain` has changed its phase."""
+        """Called when `drain` has changed its phase, the listeners have changed, or the link has ended."""
 
     def is_parent_alive(self) -> bool:
         # gunicorn's workers compare parent pids, and leave at once; ours get EOF on the link, and drain.
@@ -181,29 +183,28 @@ class HotWorker(_Base):
 
     # --- requests
 
-    def begin_request(self, request: Any) -> int:
-        """Note that `request` is being answered; returns the key for `end_request`.
+    def begin_request(self, request: Any) -> InFlight:
+        """Note that `request` is being answered; `end_request` takes what this returns.
 
         Every response that is begun from the pause on says that the connection will close."""
-        request.should_close = ShouldClose(request.should_close, self.drain)
-        key = id(request)
-        self.in_flight[key] = InFlight(request)
-        self.link.board.set_in_flight(len(self.in_flight))
-        return key
+        entry = InFlight(request, self.drain, time.monotonic())
+        request.should_close = entry
+        self.in_flight.add(entry)
+        self.board[IN_FLIGHT] = min(len(self.in_flight), 255)
+        return entry
 
-    def end_request(self, key: int) -> None:
-        self.in_flight.pop(key, None)
-        self.link.board.set_in_flight(len(self.in_flight))
+    def end_request(self, entry: InFlight) -> None:
+        self.in_flight.discard(entry)
+        self.board[IN_FLIGHT] = min(len(self.in_flight), 255)
+        entry.end()
 
     def report_cut(self) -> None:
         """Log each request that is cut because this worker leaves now."""
         now = time.monotonic()
-        cut = list(self.in_flight.values())
-        for request in cut:
-            age = now - request.started
-            self.log.warning(
-                "Cut: %s %s after %.1fs (worker pid: %s)", request.method, request.path, age, self.pid
-            )
+        cut = [(entry.request, now - entry.started) for entry in list(self.in_flight)]
+        for request, age in cut:
+            method, path = getattr(request, "method", "?"), getattr(request, "uri", "?")
+            self.log.warning("Cut: %s %s after %.1fs (worker pid: %s)", method, path, age, self.pid)
         if cut:
             self.leaves_at_once = True
             self.link.worker_end.send("cut", count=len(cut))

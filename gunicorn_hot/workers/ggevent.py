@@ -15,6 +15,7 @@ from gunicorn.http.wsgi import base_environ
 from gunicorn.sock import ssl_context
 from gunicorn.workers import base, ggevent
 
+from gunicorn_hot.link import ACCEPTING
 from gunicorn_hot.listeners import is_listening
 from gunicorn_hot.workers.base import HotWorker
 
@@ -28,14 +29,13 @@ class _Accepts:
 
     def do_read(self) -> Any:
         worker = self.worker
-        board = worker.link.board
-        board.set_accepting(True)
+        board = worker.board
+        board[ACCEPTING] = 1
         try:
-            worker.read_link()
-            if worker.drain.accepting:
+            if worker.may_accept():
                 return super().do_read()  # type: ignore[misc]
         finally:
-            board.set_accepting(False)
+            board[ACCEPTING] = 0
         # A pool that gets room starts to accept again by itself, and a readable listener would then spin.
         self.stop_accepting()  # type: ignore[attr-defined]
         return None
@@ -150,11 +150,11 @@ class GeventWorker(HotWorker, ggevent.GeventWorker):
         base.Worker.notify(self)
 
     def handle_request(self, listener_name: Any, req: Any, sock: Any, addr: Any) -> Any:
-        key = self.begin_request(req)
+        entry = self.begin_request(req)
         try:
             return super().handle_request(listener_name, req, sock, addr)
         finally:
-            self.end_request(key)
+            self.end_request(entry)
 
 
 class GeventPyWSGIWorker(GeventWorker, ggevent.GeventPyWSGIWorker):

@@ -2,22 +2,37 @@
 
 from __future__ import annotations
 
+import errno
 import selectors
 import socket
 import time
 from collections import deque
-from functools import partial
 from typing import Any
 
 from gunicorn import util
+from gunicorn.workers.gthread import TConn
 from gunicorn.workers.gthread import ThreadWorker as StockThreadWorker
 
+from gunicorn_hot.link import ACCEPTING
 from gunicorn_hot.workers.base import HotWorker
 
 _TICK = 1.0
+_NOBODY_WAITS = (errno.EAGAIN, errno.EWOULDBLOCK, errno.ECONNABORTED)
 #: As in gunicorn's `util.close_graceful`: seconds, and bytes per read.
 _LINGER = 2.0
 _LINGER_READ = 65536
+
+
+class _Connection(TConn):
+    def __init__(self, worker: ThreadWorker, client: Any, address: Any, server: Any) -> None:
+        super().__init__(worker.cfg, client, address, server)
+        self._worker = worker
+
+    def close(self, graceful: bool = False) -> None:
+        if graceful:
+            self._worker.linger(self.sock)
+        else:
+            util.close(self.sock)
 
 
 class ThreadWorker(HotWorker, StockThreadWorker):
@@ -68,24 +83,16 @@ class ThreadWorker(HotWorker, StockThreadWorker):
     # gunicorn 26 and 27 wait for the client's end of a closed connection on the main thread, up to 2 s for each: a few
     # clients that do not close hold up everybody, and a drain says "Connection: close" to all of them.
 
-    def finish_request(self, conn: Any, fs: Any) -> None:
-        conn.close = partial(self._close, conn)
-        super().finish_request(conn, fs)
-
-    def _close(self, conn: Any, graceful: bool = False) -> None:
-        """End a connection; `graceful`: read on for a while, so that no RST overtakes the response (RFC 9112 9.6)."""
-        client = conn.sock
-        if graceful:
-            try:
-                client.shutdown(socket.SHUT_WR)
-                client.setblocking(False)
-                self.poller.register(client, selectors.EVENT_READ, self._on_lingering)
-            except (OSError, ValueError):
-                pass  # the client was quicker
-            else:
-                self._lingering.append((time.monotonic() + _LINGER, client))
-                return
-        util.close(client)
+    def linger(self, client: Any) -> None:
+        """End a connection: read on for a while, so that no RST overtakes the response (RFC 9112 9.6)."""
+        try:
+            client.shutdown(socket.SHUT_WR)
+            client.setblocking(False)
+            self.poller.register(client, selectors.EVENT_READ, self._on_lingering)
+        except (OSError, ValueError):
+            util.close(client)  # the client was quicker
+        else:
+            self._lingering.append((time.monotonic() + _LINGER, client))
 
     def _on_lingering(self, client: Any) -> None:
         try:
@@ -113,19 +120,26 @@ class ThreadWorker(HotWorker, StockThreadWorker):
             self.poller.unregister(fd)
 
     def accept(self, listener: Any) -> None:
-        board = self.link.board
-        board.set_accepting(True)
+        board = self.board
+        board[ACCEPTING] = 1
         try:
-            self.read_link()
-            if self.drain.accepting:
-                super().accept(listener)
+            if not self.may_accept():
+                return
+            client, address = listener.accept()
+        except OSError as exc:
+            if exc.errno not in _NOBODY_WAITS:
+                raise
+            return
         finally:
-            board.set_accepting(False)
+            board[ACCEPTING] = 0
+        self.nr_conns += 1
+        client.setblocking(True)
+        self.enqueue_req(_Connection(self, client, address, listener.getsockname()))
 
     def handle_request(self, req: Any, conn: Any) -> bool:
-        key = self.begin_request(req)
+        entry = self.begin_request(req)
         try:
             kept: bool = super().handle_request(req, conn)
             return kept
         finally:
-            self.end_request(key)
+            self.end_request(entry)

@@ -10,6 +10,7 @@ from typing import Any
 from gunicorn import util
 from gunicorn.workers.sync import SyncWorker as StockSyncWorker
 
+from gunicorn_hot.link import ACCEPTING
 from gunicorn_hot.workers.base import HotWorker
 
 _NOBODY_WAITS = (errno.EAGAIN, errno.EWOULDBLOCK, errno.ECONNABORTED)
@@ -18,44 +19,50 @@ _NOBODY_WAITS = (errno.EAGAIN, errno.EWOULDBLOCK, errno.ECONNABORTED)
 class SyncWorker(HotWorker, StockSyncWorker):
     def run(self) -> None:
         if self.pass_gate():
+            self.on_phase()
             super().run()
+
+    def on_phase(self) -> None:
+        #: The listeners by descriptor, and all that a wait looks at: numbers, which select takes as they are.
+        self._listeners = {listener.fileno(): listener for listener in self.sockets}
+        self._sources = [self.PIPE[0]]
+        if not self.link.worker_end.closed:
+            self._sources.append(self.link.worker_end.fileno())
+        if self.drain.accepting:
+            self._sources += self._listeners
 
     def run_for_one(self, timeout: float) -> None:
         (listener,) = self.sockets
         while self.alive and not self.drain.done(0):
             self.notify()
             # As gunicorn does: accept until nobody waits, and only then pay for a select.
-            accepted = listener in self.sockets and self._accept_one(listener)
+            accepted = self._accept_one(listener)
             # The drain may have been among what was read before the accept: then nothing would end this wait.
             if not accepted and not self.drain.done(0):
-                self.wait(timeout)
+                self._wait(timeout)
 
     def run_for_multiple(self, timeout: float) -> None:
         while self.alive and not self.drain.done(0):
             self.notify()
-            for ready in self.wait(timeout):
-                if ready in self.sockets:
-                    self._accept_one(ready)
+            for ready in self._wait(timeout):
+                if ready in self._listeners:
+                    self._accept_one(self._listeners[ready])
 
-    def wait(self, timeout: float) -> list[Any]:
-        """Wait for a connection, a signal, or the master; return what is readable."""
-        link = self.link.worker_end
-        sources: list[Any] = [self.PIPE[0]] if link.closed else [self.PIPE[0], link]
-        if self.drain.accepting:
-            sources += self.sockets
-        ready, _, _ = select.select(sources, [], [], timeout)
-        if self.PIPE[0] in ready:
-            os.read(self.PIPE[0], 4096)
-        if link in ready:
-            self.read_link()
+    def _wait(self, timeout: float) -> list[int]:
+        """Wait for a connection, a signal, or the master; return the descriptors that are readable."""
+        ready, _, _ = select.select(self._sources, [], [], timeout)
+        for fd in ready:
+            if fd == self.PIPE[0]:
+                os.read(fd, 4096)
+            elif fd not in self._listeners:
+                self.read_link()
         return ready
 
     def _accept_one(self, listener: Any) -> bool:
-        board = self.link.board
-        board.set_accepting(True)
+        board = self.board
+        board[ACCEPTING] = 1
         try:
-            self.read_link()
-            if not self.drain.accepting:
+            if not self.may_accept():
                 return False
             client, addr = listener.accept()
         except OSError as exc:
@@ -63,15 +70,15 @@ class SyncWorker(HotWorker, StockSyncWorker):
                 raise
             return False
         finally:
-            board.set_accepting(False)
+            board[ACCEPTING] = 0
         client.setblocking(True)
         util.close_on_exec(client)
         self.handle(listener, client, addr)
         return True
 
     def handle_request(self, listener: Any, req: Any, client: Any, addr: Any) -> Any:
-        key = self.begin_request(req)
+        entry = self.begin_request(req)
         try:
             return super().handle_request(listener, req, client, addr)
         finally:
-            self.end_request(key)
+            self.end_request(entry)
