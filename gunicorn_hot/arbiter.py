@@ -86,6 +86,8 @@ class HotArbiter(_Base):
         self._handed_over = False
         #: Indices, in the predecessor's list, of sockets that this generation's configuration does not name.
         self._unused_listeners: list[int] = []
+        #: The same in this master's own list, as its successor has said.
+        self._to_end: list[int] = []
         #: When a worker may be booted again, after one could not load the application.
         self._spawn_after = 0.0
         self._is_up = False
@@ -280,7 +282,7 @@ class HotArbiter(_Base):
         elif message.type == "opened":
             self.feed(handover.GateOpened())
         elif message.type == "committed":
-            self._end_listeners(fields.get("unused", []))
+            self._to_end = [int(index) for index in fields.get("unused", [])]
             self.feed(handover.SuccessorCommitted())
         elif message.type == "failed":
             self.feed(handover.SuccessorFailed(str(fields.get("reason", "for a reason that it did not say"))))
@@ -396,8 +398,10 @@ class HotArbiter(_Base):
             worker.is_ready = True
             self.log.debug("Worker ready (pid: %s)", worker.pid)
             self._count_workers()
-        elif message.type == "paused" and message.fields.get("number") == self._pauses:
-            self.feed(handover.WorkerPaused(worker.pid))
+        elif message.type == "paused":
+            worker.answered_pause = int(message.fields["number"])
+            if worker.answered_pause == self._pauses:
+                self.feed(handover.WorkerPaused(worker.pid))
         elif message.type == "failed":
             worker.failure = str(message.fields.get("reason", ""))
         elif message.type == "cut":
@@ -429,13 +433,13 @@ class HotArbiter(_Base):
 
     def _drain_workers(self, timeout: float) -> None:
         self._since = time.monotonic()
-        count = sum(worker.link.in_flight for worker in self.WORKERS.values())
         self._handed_over = True
+        self._end_listeners(self._to_end)
         self.log.info(
             "Upgrade: committed to successor with pid: %s; draining %s requests in %s workers, %gs at most "
             "(hot_drain_timeout)",
             self.successor.pid if self.successor else "?",
-            count,
+            self._in_flight(),
             len(self.WORKERS),
             timeout,
         )
@@ -445,6 +449,11 @@ class HotArbiter(_Base):
                 self.kill_worker(worker.pid, signal.SIGTERM)
         if not self.WORKERS:
             self._events.append(handover.AllWorkersGone())
+
+    def _in_flight(self) -> int:
+        """Return how many requests the paused or draining workers are answering."""
+        busy = (worker.is_ready and worker.answered_pause != self._pauses for worker in self.WORKERS.values())
+        return sum(worker.link.in_flight for worker in self.WORKERS.values()) + sum(busy)
 
     def _open_gate(self) -> None:
         self._gate_open = True
@@ -612,8 +621,7 @@ class HotArbiter(_Base):
                 return f" booting, {ready} of {total} workers ready"
             return f" {self.incoming.state.value}"
         if self._state is PredecessorState.DRAINING:
-            count = sum(worker.link.in_flight for worker in self.WORKERS.values())
-            return f" draining, {count} in flight"
+            return f" draining, {self._in_flight()} in flight"
         if self._state is PredecessorState.BOOTING and self.successor is not None:
             return f" upgrading, {self.successor.ready} of {self.successor.total or '?'} workers ready"
         if self._state is PredecessorState.SERVING:

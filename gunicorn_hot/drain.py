@@ -23,14 +23,11 @@ class Drain:
 
     def __init__(self) -> None:
         self.phase = Phase.ACCEPTING
-        #: Whether the phase is ACCEPTING: a plain attribute, since every accept and every request asks.
+        #: Whether the phase is ACCEPTING, or DRAINING: plain attributes, since every accept and every request asks.
         self.accepting = True
+        self.draining = False
         #: DRAINING: when the worker's patience ends, on the clock of `now`.
         self.deadline: float | None = None
-
-    @property
-    def draining(self) -> bool:
-        return self.phase is Phase.DRAINING
 
     def pause(self) -> None:
         """Stop accepting. A worker that is draining already goes on with that."""
@@ -51,6 +48,7 @@ class Drain:
     def _enter(self, phase: Phase) -> None:
         self.phase = phase
         self.accepting = phase is Phase.ACCEPTING
+        self.draining = phase is Phase.DRAINING
 
     def done(self, connections: int) -> bool:
         """Whether a worker that holds this many connections may leave.

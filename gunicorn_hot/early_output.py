@@ -52,6 +52,9 @@ def release(environ: MutableMapping[str, str]) -> None:
         sys.stderr.flush()
         offset = 0
         while data := os.pread(_STDERR, _TAIL_BYTES, offset):
-            offset += os.write(real, data)
+            try:
+                offset += os.write(real, data)
+            except OSError:
+                break  # nobody reads it, or not now
         os.dup2(real, _STDERR)
     os.close(real)

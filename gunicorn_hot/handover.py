@@ -511,7 +511,7 @@ def _resume_serving(self: Predecessor, now: float) -> Actions:
         self._become(_P.GONE, now)
         return (Stop(self.stop_how),)
     if self.then is Then.UPGRADE:
-        return _start(self, UpgradeRequested(), now)
+        return (Tell("staying"), *_start(self, UpgradeRequested(), now))
     self._become(_P.SERVING, now)
     # To a predecessor that still drains, if there is one.
     return (Tell("staying"),)

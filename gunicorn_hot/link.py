@@ -13,7 +13,7 @@ from gunicorn_hot.channel import Channel
 ACCEPTING = 0
 #: Master: how many messages it has sent to this worker, modulo 256.
 SENT = 1
-#: Worker: requests that it is answering, at most 255.
+#: Worker: requests that it is answering, at most 255; kept up to date only while it does not accept.
 IN_FLIGHT = 2
 _SIZE = 3
 
@@ -55,7 +55,7 @@ class Link:
 
     @property
     def in_flight(self) -> int:
-        """Requests that the worker is answering now; 255 stands for more, too."""
+        """Requests that a paused or draining worker is answering now; 255 stands for more, too."""
         return self.board[IN_FLIGHT]
 
     def close(self) -> None:

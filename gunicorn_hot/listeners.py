@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import json
 import os
+import select
 import socket
 from collections.abc import MutableMapping
 from typing import Any
@@ -25,7 +26,7 @@ def describe(listeners: list[Any]) -> dict[str, str]:
     """Return the variables that tell a successor of these listeners."""
     return {
         DESCRIPTORS_VARIABLE: ",".join(str(listener.fileno()) for listener in listeners),
-        ADDRESSES_VARIABLE: json.dumps([listener.cfg_addr for listener in listeners]),
+        ADDRESSES_VARIABLE: json.dumps([_text(listener.cfg_addr) for listener in listeners]),
     }
 
 
@@ -94,10 +95,15 @@ def inherit(cfg: Any, log: Any, environ: MutableMapping[str, str]) -> tuple[list
     return listeners, unused
 
 
+def _text(address: Any) -> Any:
+    """getsockname() calls an abstract unix socket by bytes."""
+    return os.fsdecode(address) if isinstance(address, bytes) else address
+
+
 def _name(fd: int) -> Any:
     listener = socket.socket(fileno=fd)
     try:
-        return listener.getsockname()
+        return _text(listener.getsockname())
     finally:
         listener.detach()
 
@@ -134,4 +140,9 @@ def end(listener: Any) -> None:
 
 def is_listening(listener: Any) -> bool:
     """Whether connections can still arrive at this socket."""
-    return bool(listener.getsockopt(socket.SOL_SOCKET, socket.SO_ACCEPTCONN))
+    if not listener.getsockopt(socket.SOL_SOCKET, socket.SO_ACCEPTCONN):
+        return False
+    # A unix socket that was shut down says that it listens, and refuses all.
+    poll = select.poll()
+    poll.register(listener.fileno(), 0)
+    return not any(events & select.POLLHUP for _, events in poll.poll(0))

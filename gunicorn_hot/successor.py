@@ -54,6 +54,7 @@ class Successor:
         self.channel = channel
         self.output = output
         self.greeted = False
+        self.reaped = False
         self.ready = 0
         self.total = 0
 
@@ -84,17 +85,20 @@ class Successor:
         return cls(pid, ours, output)
 
     def signal(self, sig: int) -> None:
-        """Send a signal. Safe as long as this master has not reaped the process: until then its pid is not reused."""
-        os.kill(self.pid, sig)
+        """Send a signal, unless this master has reaped the process: from then on its pid may be another's."""
+        if not self.reaped:
+            os.kill(self.pid, sig)
 
     def reap(self) -> str | None:
         """Return how it ended, in words, or None while it runs."""
         try:
             pid, status = os.waitpid(self.pid, os.WNOHANG)
         except ChildProcessError:
+            self.reaped = True
             return "ended, with a status that somebody else has reaped"
         if not pid:
             return None
+        self.reaped = True
         end = in_words(os.waitstatus_to_exitcode(status))
         lines = self.early_words().split("\n")
         return f"{end}: {lines[-1]}" if lines[-1] else end

@@ -52,6 +52,8 @@ class HotWorker(_Base):
         self.gate_open = False
         #: In the master: the worker has said that it is ready; when it was forked, on the monotonic clock.
         self.is_ready = False
+        #: In the master: the number of the last pause that it has answered; a busy one answers after its request.
+        self.answered_pause = 0
         #: Why it could not boot, in its own words.
         self.failure: str | None = None
         self.forked_at = time.monotonic()
@@ -138,6 +140,7 @@ class HotWorker(_Base):
                 self._received = (self._received + 1) % 256
                 if message.type == "pause":
                     self.drain.pause()
+                    self.show_in_flight()
                     self.on_phase()
                     end.send("paused", number=message.fields.get("number"))
                 elif message.type == "resume":
@@ -168,6 +171,7 @@ class HotWorker(_Base):
 
     def _start_drain(self, timeout: float) -> None:
         self.drain.drain(time.monotonic(), timeout)
+        self.show_in_flight()
         self.on_phase()
         try:
             self.cfg.on_drain(self)
@@ -187,16 +191,22 @@ class HotWorker(_Base):
         """Note that `request` is being answered; `end_request` takes what this returns.
 
         Every response that is begun from the pause on says that the connection will close."""
-        entry = InFlight(request, self.drain, time.monotonic())
+        drain = self.drain
+        entry = InFlight(request, drain, time.monotonic())
         request.should_close = entry
         self.in_flight.add(entry)
-        self.board[IN_FLIGHT] = min(len(self.in_flight), 255)
+        if not drain.accepting:
+            self.show_in_flight()
         return entry
 
     def end_request(self, entry: InFlight) -> None:
         self.in_flight.discard(entry)
-        self.board[IN_FLIGHT] = min(len(self.in_flight), 255)
         entry.end()
+        if not self.drain.accepting:
+            self.show_in_flight()
+
+    def show_in_flight(self) -> None:
+        self.board[IN_FLIGHT] = min(len(self.in_flight), 255)
 
     def report_cut(self) -> None:
         """Log each request that is cut because this worker leaves now."""

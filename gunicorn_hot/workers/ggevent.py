@@ -60,19 +60,21 @@ class GeventWorker(HotWorker, ggevent.GeventWorker):
     def __init__(self, *args: Any, **kwargs: Any) -> None:
         super().__init__(*args, **kwargs)
         self._servers: list[Any] = []
+        self._link_watcher: Any = None
 
     def run(self) -> None:
-        if not self.pass_gate():
-            return
         #: Something has happened that the main greenlet should look at.
         self.changed = Event()
+        if not self.pass_gate():
+            return
         loop = gevent.get_hub().loop
         # Signals write into PIPE: watched, they are noticed at once, and not at the next tick.
         signals = loop.io(self.PIPE[0], 1)
         signals.start(self._on_signal)
         link = self.link.worker_end
-        watcher = loop.io(link.fileno(), 1)
-        watcher.start(self._on_link, watcher)
+        if not link.closed:
+            self._link_watcher = loop.io(link.fileno(), 1)
+            self._link_watcher.start(self._on_link)
         for listener in self.sockets:
             listener.setblocking(True)
             server = self._server(listener)
@@ -132,13 +134,14 @@ class GeventWorker(HotWorker, ggevent.GeventWorker):
         os.read(self.PIPE[0], 4096)
         self.changed.set()
 
-    def _on_link(self, watcher: Any) -> None:
+    def _on_link(self) -> None:
         self.read_link()
-        if self.link.worker_end.closed:
-            watcher.stop()
-        self.changed.set()
 
     def on_phase(self) -> None:
+        self.changed.set()
+        if self.link.worker_end.closed and self._link_watcher is not None:
+            self._link_watcher.stop()
+            self._link_watcher = None
         for server in self._servers:
             if self.drain.accepting and is_listening(server.socket):
                 server.start_accepting()

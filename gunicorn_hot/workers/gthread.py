@@ -36,10 +36,14 @@ class _Connection(TConn):
 
 
 class ThreadWorker(HotWorker, StockThreadWorker):
+    _accepting: bool
+
     def __init__(self, *args: Any, **kwargs: Any) -> None:
         super().__init__(*args, **kwargs)
         #: Connections that we have ended and the client has not, and when we stop to wait for it; oldest first.
         self._lingering: deque[tuple[float, Any]] = deque()
+        #: The link's descriptor while the poller has it.
+        self._link_fd: int | None = None
 
     def run(self) -> None:
         if not self.pass_gate():
@@ -47,21 +51,28 @@ class ThreadWorker(HotWorker, StockThreadWorker):
         queue: Any = self.method_queue
         link = self.link.worker_end
         self.poller.register(queue.fileno(), selectors.EVENT_READ, queue.run_callbacks)
-        self.poller.register(link.fileno(), selectors.EVENT_READ, self._on_link)
-        while self.alive and not self.drain.done(self.nr_conns + len(self._lingering)):
+        if not link.closed:
+            self._link_fd = link.fileno()
+            self.poller.register(self._link_fd, selectors.EVENT_READ, self._on_link)
+        drain = self.drain
+        while self.alive and not drain.done(self.nr_conns + len(self._lingering)):
             self.notify()
-            self.set_accept_enabled(self.drain.accepting and self.nr_conns < self.worker_connections)
-            now = time.monotonic()
-            if self.drain.overdue(now):
-                self.report_cut()
-                self.leaves_at_once = True
-                return
-            self.wait_for_and_dispatch_events(timeout=self._patience(now))
+            can_accept = drain.accepting and self.nr_conns < self.worker_connections
+            if can_accept != self._accepting:
+                self.set_accept_enabled(can_accept)
+            patience = _TICK
+            if drain.draining or self._lingering:
+                now = time.monotonic()
+                if drain.overdue(now):
+                    self.report_cut()
+                    self.leaves_at_once = True
+                    return
+                self._end_lingering(now)
+                patience = self._patience(now)
+            self.wait_for_and_dispatch_events(patience)
             self.murder_keepalived()
             self.murder_pending()
-            self._end_lingering(time.monotonic())
-        if not link.closed:
-            self.poller.unregister(link.fileno())
+        self._forget_link()
         self.poller.unregister(queue.fileno())
         # What is left is what gunicorn's worker does after SIGTERM. Its own loop ends before its first pass.
         self.alive = False
@@ -114,10 +125,16 @@ class ThreadWorker(HotWorker, StockThreadWorker):
         util.close(client)
 
     def _on_link(self, _fd: int) -> None:
-        fd = self.link.worker_end.fileno()
         self.read_link()
+
+    def on_phase(self) -> None:
         if self.link.worker_end.closed:
-            self.poller.unregister(fd)
+            self._forget_link()
+
+    def _forget_link(self) -> None:
+        if self._link_fd is not None:
+            self.poller.unregister(self._link_fd)
+            self._link_fd = None
 
     def accept(self, listener: Any) -> None:
         board = self.board

@@ -33,16 +33,16 @@ class SyncWorker(HotWorker, StockSyncWorker):
 
     def run_for_one(self, timeout: float) -> None:
         (listener,) = self.sockets
-        while self.alive and not self.drain.done(0):
+        drain = self.drain
+        while self.alive and not drain.draining:
             self.notify()
             # As gunicorn does: accept until nobody waits, and only then pay for a select.
-            accepted = self._accept_one(listener)
-            # The drain may have been among what was read before the accept: then nothing would end this wait.
-            if not accepted and not self.drain.done(0):
+            # The drain may be among what was read before the accept: then nothing would end a wait.
+            if not self._accept_one(listener) and not drain.draining:
                 self._wait(timeout)
 
     def run_for_multiple(self, timeout: float) -> None:
-        while self.alive and not self.drain.done(0):
+        while self.alive and not self.drain.draining:
             self.notify()
             for ready in self._wait(timeout):
                 if ready in self._listeners:
