@@ -118,6 +118,7 @@ class HotArbiter(_Base):
             ready=cfg.hot_ready_timeout,
             probation=cfg.hot_probation,
             drain=settings.drain_timeout(cfg),
+            leave=cfg.hot_leave,
         )
 
     # --- the two machines
@@ -272,6 +273,7 @@ class HotArbiter(_Base):
         fields = message.fields
         if message.type == "hello":
             successor.greeted = True
+            self.feed(handover.SuccessorGreeted())
         elif message.type == "progress":
             successor.ready, successor.total = int(fields["ready"]), int(fields["total"])
             if self._state is PredecessorState.BOOTING:

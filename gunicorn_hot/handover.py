@@ -86,6 +86,11 @@ class SpawnFailed(Event):
 
 
 @dataclass(frozen=True)
+class SuccessorGreeted(Event):
+    """It is one of ours, and has its sockets."""
+
+
+@dataclass(frozen=True)
 class SuccessorReady(Event):
     """All of its workers are ready; `workers` are the pids of ours that can be paused."""
 
@@ -418,6 +423,8 @@ class Limits:
     #: After cut-over; 0: commit at once.
     probation: float = 5.0
     drain: float = 30.0
+    #: What to do with a successor that is no gunicorn_hot: leave the service to it, or end it.
+    leave: bool = False
     #: For a worker to say that it is paused, and for the successor to say that its gate is open. Clients wait.
     cutover: float = 1.0
     #: For the successor to say that it has committed. Nobody waits: its workers serve.
@@ -461,6 +468,8 @@ class Predecessor(Machine):
         super().__init__()
         self.limits = limits
         self.state: PredecessorState = _P.SERVING
+        #: BOOTING: whether the successor has spoken.
+        self.greeted = False
         #: Workers that may still accept (PAUSING).
         self.awaited: frozenset[int] = frozenset()
         #: ENDING: what comes next, and why the upgrade failed, if that is known and not reported yet.
@@ -526,7 +535,7 @@ def _patience(self: Predecessor) -> float:
 @_on(Predecessor, [_P.SERVING], UpgradeRequested)
 def _start(self: Predecessor, event: UpgradeRequested, now: float) -> Actions:
     self._become(_P.BOOTING, now, self.limits.ready or None)
-    self.then, self.reported = Then.SERVE, False
+    self.then, self.reported, self.greeted = Then.SERVE, False, False
     return (StartSuccessor(),)
 
 
@@ -582,6 +591,12 @@ def _spawned(self: Predecessor, event: SuccessorSpawned, now: float) -> Actions:
     # "leaving" is for this master's own predecessor, if that one still drains: should this master die now, its
     # successor takes over, and a third generation that takes back as well would make two services of one.
     return (Log("info", f"Upgrade: booting successor with pid: {event.pid}"), Tell("leaving"))
+
+
+@_on(Predecessor, [_P.BOOTING], SuccessorGreeted)
+def _greeted(self: Predecessor, event: SuccessorGreeted, now: float) -> Actions:
+    self.greeted = True
+    return ()
 
 
 @_on(Predecessor, [_P.BOOTING], SpawnFailed)
@@ -658,7 +673,15 @@ def _committed_and_left(self: Predecessor, event: SuccessorLeft, now: float) -> 
 
 @_on(Predecessor, [_P.BOOTING], Tick)
 def _not_ready(self: Predecessor, event: Tick, now: float) -> Actions:
-    return _give_up(self, now, f"not ready in {self.limits.ready:g}s (hot_ready_timeout)", self.limits.end)
+    reason = f"not ready in {self.limits.ready:g}s (hot_ready_timeout)"
+    if self.greeted:
+        return _give_up(self, now, reason, self.limits.end)
+    if self.limits.leave:
+        self._become(_P.GONE, now)
+        text = f"The successor has not spoken in {self.limits.ready:g}s; leaving the service to it (hot_leave)"
+        return (Log("warning", text), Stop("term"))
+    hint = "it has said nothing: does its configuration import on_starting from gunicorn_hot?"
+    return _give_up(self, now, f"{reason}; {hint}", self.limits.end)
 
 
 @_on(Predecessor, [_P.OPENING], Tick)
@@ -802,6 +825,7 @@ _ignore(
     Predecessor,
     "said by a successor that is being ended",
     [_P.ENDING],
+    SuccessorGreeted,
     SuccessorReady,
     GateOpened,
     SuccessorCommitted,
@@ -829,6 +853,7 @@ _ignore(
     WorkerPaused,
     WorkerGone,
     AllWorkersGone,
+    SuccessorGreeted,
     SuccessorReady,
     GateOpened,
     SuccessorCommitted,

@@ -108,6 +108,20 @@ class HotPid(config.Setting):
         """
 
 
+class HotLeave(config.Setting):
+    name = "hot_leave"
+    section = SECTION
+    validator = config.validate_bool
+    default = False
+    desc = """\
+        Whether an upgrade may lead to a configuration without gunicorn_hot.
+
+        Such a new master cannot say when it is ready. ``False``: it is ended after ``hot_ready_timeout``, and the old
+        one serves on. ``True``: after that time the old master stops by gunicorn's own rules, and leaves the service
+        to it.
+        """
+
+
 def _no_hook(_server_or_worker: Any) -> None:
     pass
 

@@ -124,7 +124,9 @@ def _exec(server: Any, channel: Channel, output: early_output.Capture, env: dict
         if "LISTEN_FDS" in env:
             env["LISTEN_PID"] = str(os.getpid())
         os.chdir(server.START_CTX["cwd"])
-        env[early_output.VARIABLE] = output.redirect()
+        if not server.cfg.hot_leave:
+            # A successor that is no gunicorn_hot would never take its standard error back.
+            env[early_output.VARIABLE] = output.redirect()
         os.execvpe(server.START_CTX[0], server.START_CTX["args"], env)
     except BaseException as exc:
         channel.send("failed", reason=f"{type(exc).__name__}: {exc}")

@@ -3,23 +3,11 @@
 from __future__ import annotations
 
 import os
+import select
 import signal
-import sys
 from collections.abc import Callable
-from typing import Any
 
 from gunicorn_hot import private
-
-
-def _poll() -> Any:
-    """Return a `select.poll` object of the kernel's, also when a configuration file has let gevent patch the master.
-
-    epoll would be an open file that forked workers share; poll has no descriptor."""
-    if "gevent.monkey" in sys.modules:
-        return sys.modules["gevent.monkey"].get_original("select", "poll")()
-    import select
-
-    return select.poll()
 
 
 class Wakeup:
@@ -32,8 +20,10 @@ class Wakeup:
         self._read, self._write = os.pipe()
         os.set_blocking(self._read, False)
         os.set_blocking(self._write, False)
-        self._poll = _poll()
-        self._poll.register(self._read, 1)
+        # epoll would be an open file that forked workers share; poll has no descriptor. If a configuration file has let
+        # gevent patch the master, this is gevent's, which has to run for children to be noticed.
+        self._poll = select.poll()
+        self._poll.register(self._read, select.POLLIN)
         self._callbacks: dict[int, Callable[[], None]] = {}
         signal.set_wakeup_fd(self._write, warn_on_full_buffer=False)
         private.register(self)
@@ -44,7 +34,7 @@ class Wakeup:
 
     def watch(self, fd: int, callback: Callable[[], None]) -> None:
         """Call `callback` from `wait` whenever `fd` is readable or at its end."""
-        self._poll.register(fd, 1)
+        self._poll.register(fd, select.POLLIN)
         self._callbacks[fd] = callback
 
     def forget(self, fd: int) -> None:

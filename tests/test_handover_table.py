@@ -26,6 +26,7 @@ from gunicorn_hot.handover import (
 GOOD_UPGRADE = (
     (0.0, handover.UpgradeRequested()),
     (0.0, handover.SuccessorSpawned(7)),
+    (0.5, handover.SuccessorGreeted()),
     (4.0, handover.SuccessorReady(frozenset({1, 2}))),
     (4.1, handover.WorkerPaused(1)),
     (4.2, handover.WorkerPaused(2)),
@@ -36,11 +37,14 @@ GOOD_UPGRADE = (
 )
 
 
+_BEFORE_IT_BOOTS = (handover.SuccessorSpawned, handover.SuccessorGreeted)
+
+
 def predecessor(state: str = "SERVING", **limits: float) -> handover.Predecessor:
     """Return a machine that has come into `state` by GOOD_UPGRADE, at the time that is said there."""
     machine = handover.Predecessor(handover.Limits(**limits))
     for now, event in GOOD_UPGRADE:
-        if machine.state.name == state and not isinstance(event, handover.SuccessorSpawned):
+        if machine.state.name == state and not isinstance(event, _BEFORE_IT_BOOTS):
             break
         machine.step(event, now)
     assert machine.state.name == state
@@ -88,6 +92,7 @@ SAMPLES: dict[type[handover.Event], handover.Event] = {
         handover.ResizeRequested("ttin"),
         handover.SuccessorSpawned(7),
         handover.SpawnFailed("no memory"),
+        handover.SuccessorGreeted(),
         handover.SuccessorReady(frozenset({1})),
         handover.WorkerPaused(1),
         handover.WorkerGone(1),
@@ -113,13 +118,13 @@ COMMITTED = "SuccessorCommitted SuccessorLeft SuccessorStayed"
 #: What cannot come in a state, and so must raise. Nobody else adds to this by accident.
 RAISING = {
     Predecessor: {
-        "SERVING": f"GateOpened SpawnFailed SuccessorReady SuccessorSpawned {COMMITTED}",
+        "SERVING": f"GateOpened SpawnFailed SuccessorGreeted SuccessorReady SuccessorSpawned {COMMITTED}",
         "BOOTING": f"GateOpened {COMMITTED}",
-        "PAUSING": f"GateOpened SpawnFailed SuccessorReady SuccessorSpawned {COMMITTED}",
-        "OPENING": f"SpawnFailed SuccessorReady SuccessorSpawned {COMMITTED}",
-        "PROBATION": f"GateOpened SpawnFailed SuccessorReady SuccessorSpawned {COMMITTED}",
-        "COMMITTING": "GateOpened SpawnFailed SuccessorReady SuccessorSpawned SuccessorStayed",
-        "DRAINING": "GateOpened SpawnFailed SuccessorCommitted SuccessorReady SuccessorSpawned",
+        "PAUSING": f"GateOpened SpawnFailed SuccessorGreeted SuccessorReady SuccessorSpawned {COMMITTED}",
+        "OPENING": f"SpawnFailed SuccessorGreeted SuccessorReady SuccessorSpawned {COMMITTED}",
+        "PROBATION": f"GateOpened SpawnFailed SuccessorGreeted SuccessorReady SuccessorSpawned {COMMITTED}",
+        "COMMITTING": "GateOpened SpawnFailed SuccessorGreeted SuccessorReady SuccessorSpawned SuccessorStayed",
+        "DRAINING": "GateOpened SpawnFailed SuccessorCommitted SuccessorGreeted SuccessorReady SuccessorSpawned",
         "ENDING": "SpawnFailed SuccessorSpawned",
         "GONE": "SpawnFailed SuccessorSpawned",
     },
@@ -1379,3 +1384,44 @@ def test_a_stock_predecessor_that_dies_early_is_a_loss() -> None:
             TakeOwnership()
         """,
     )
+
+
+# --- A successor that is no gunicorn_hot ----------------------------------------------------------------------
+
+
+def test_a_successor_that_never_speaks_is_ended_with_a_hint() -> None:
+    check(
+        predecessor(),
+        """
+        0 UpgradeRequested() -> BOOTING
+            StartSuccessor()
+        0 SuccessorSpawned(pid=7) -> BOOTING
+            info: Upgrade: booting successor with pid: 7
+            tell: leaving
+        60 Tick() -> ENDING
+            ReportFailure(reason='not ready in 60s (hot_ready_timeout); it has said nothing: does its configuration \
+import on_starting from gunicorn_hot?')
+            EndSuccessor()
+        """,
+    )
+
+
+def test_the_service_is_left_to_a_successor_that_never_speaks_if_that_is_wanted() -> None:
+    check(
+        predecessor(leave=True),
+        """
+        0 UpgradeRequested() -> BOOTING
+            StartSuccessor()
+        0 SuccessorSpawned(pid=7) -> BOOTING
+            info: Upgrade: booting successor with pid: 7
+            tell: leaving
+        60 Tick() -> GONE
+            warning: The successor has not spoken in 60s; leaving the service to it (hot_leave)
+            Stop(how='term')
+        """,
+    )
+
+
+def test_a_hot_successor_that_hangs_is_ended_although_leaving_is_allowed() -> None:
+    machine = predecessor("BOOTING", leave=True)
+    assert handover.EndSuccessor() in machine.step(handover.Tick(), now=60)
