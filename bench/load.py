@@ -41,6 +41,7 @@ from __future__ import annotations
 
 import argparse
 import asyncio
+import itertools
 import json
 import random
 import signal
@@ -170,7 +171,7 @@ class Report:
     def went_back(self) -> list[Record]:
         """The answers of an older generation on connections opened after a newer one had answered."""
         generations = self.generations
-        closed_at = {old.name: new.first_done for old, new in zip(generations, generations[1:])}
+        closed_at = {old.name: new.first_done for old, new in itertools.pairwise(generations)}
         return [
             record for record in self.records
             if record.ok and record.gen in closed_at and record.opened > closed_at[record.gen]

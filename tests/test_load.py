@@ -19,7 +19,7 @@ import subprocess
 import sys
 import threading
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -28,7 +28,7 @@ import bench.load
 from bench.load import KINDS, Load, Record, Report, main, parse_clients, percentile
 
 Serve = Callable[[socket.socket], None]
-ALL_KINDS = {kind: 1 for kind in KINDS}
+ALL_KINDS = dict.fromkeys(KINDS, 1)
 ALL_KINDS["idle"] = 2
 SLOW_MS = 60
 
@@ -50,7 +50,7 @@ class Server:
         self._closing = False
         if unix is None:
             self._listener = socket.create_server(("127.0.0.1", 0))
-            self.address = "127.0.0.1:{}".format(self._listener.getsockname()[1])
+            self.address = f"127.0.0.1:{self._listener.getsockname()[1]}"
         else:
             self._listener = socket.socket(socket.AF_UNIX)
             self._listener.bind(str(unix))
@@ -264,7 +264,7 @@ def only_failure(address: str, kind: str, outcome: str, timeout: float = 10.0, t
     return report
 
 
-@pytest.mark.parametrize("kind, serve, outcome", [
+@pytest.mark.parametrize(("kind", "serve", "outcome"), [
     ("new", close_at_once, "reset"),
     ("new", say(b""), "reset"),
     ("new", reset_the_request, "reset"),
@@ -293,7 +293,7 @@ def test_a_broken_answer_is_a_failure(kind: str, serve: Serve, outcome: str) -> 
         only_failure(server.address, kind, outcome)
 
 
-@pytest.mark.parametrize("kind, serve", [
+@pytest.mark.parametrize(("kind", "serve"), [
     ("new", never_answer), ("keep", never_answer), ("upload", never_answer), ("stream", never_end),
     ("new", never_close),
 ])
@@ -349,7 +349,7 @@ def test_a_connection_is_not_reused_after_a_failure() -> None:
 def test_nobody_listens() -> None:
     with socket.socket() as bound:
         bound.bind(("127.0.0.1", 0))
-        report = only_failure("127.0.0.1:{}".format(bound.getsockname()[1]), "new", "refused")
+        report = only_failure(f"127.0.0.1:{bound.getsockname()[1]}", "new", "refused")
     record = report.records[0]
     assert record.opened <= record.sent == record.done
     assert (record.fresh, record.gen, record.pid) == (True, "", 0)
@@ -359,7 +359,7 @@ def test_nobody_listens() -> None:
 def test_a_full_queue_is_a_connect_timeout() -> None:
     with socket.create_server(("127.0.0.1", 0), backlog=0) as listener, socket.socket() as queued:
         queued.connect(listener.getsockname())
-        only_failure("127.0.0.1:{}".format(listener.getsockname()[1]), "new", "connect_timeout", timeout=0.1)
+        only_failure(f"127.0.0.1:{listener.getsockname()[1]}", "new", "connect_timeout", timeout=0.1)
 
 
 @pytest.mark.skipif(sys.platform != "linux", reason="how a full queue of connections behaves is Linux's way")
@@ -400,7 +400,7 @@ def test_a_server_of_plain_http_fails_the_handshake() -> None:
         only_failure(server.address, "keep", "tls", tls=True)
 
 
-@pytest.mark.parametrize("kind, serve, outcome", [
+@pytest.mark.parametrize(("kind", "serve", "outcome"), [
     ("new", say(b""), "reset"),
     ("keep", close_the_second_request, "reuse_reset"),
     ("new", say(answer(b"x" * 100)[:-1]), "truncated"),
@@ -426,7 +426,8 @@ def assert_all_good(good: Good, load: Load) -> None:
     assert len(report.records) == good.requests         # each request has one record
     assert [(who.name, who.count) for who in report.generations] == [("A", good.requests)]
     for record in report.records:
-        assert record.opened <= record.sent <= record.done and record.pid in (4711, 0)
+        assert record.opened <= record.sent <= record.done
+        assert record.pid in (4711, 0)
         if record.kind in ("slow", "upload", "stream"):
             assert record.done - record.sent > 0.9 * SLOW_MS / 1000
         if record.kind not in ("keep", "idle"):
@@ -481,7 +482,7 @@ def stray_and_close(connection: socket.socket) -> None:
 
 
 @pytest.mark.parametrize("tls", [False, True])
-@pytest.mark.parametrize("act, closed", [
+@pytest.mark.parametrize(("act", "closed"), [
     (goodbye, True),
     (abort, True),
     pytest.param(stray_and_close, True, marks=needs_cork),
@@ -568,11 +569,13 @@ def test_waiting_for_a_generation() -> None:
         load.wait_for(5, gen="B")
         report = load.stop()
     a, b = report.generations
-    assert (a.name, b.name) == ("A", "B") and a.count >= 5 and b.count >= 5
+    assert (a.name, b.name) == ("A", "B")
+    assert a.count >= 5
+    assert b.count >= 5
     assert a.first_done < b.first_done
 
 
-@pytest.mark.parametrize("status, outcome", [("200 OK", "ok"), ("500 Oops", "status_500")])
+@pytest.mark.parametrize(("status", "outcome"), [("200 OK", "ok"), ("500 Oops", "status_500")])
 def test_waiting_in_vain_tells_what_happened(status: str, outcome: str) -> None:
     with Server(say(answer(status=status, gen="C"))) as server, Load(server.address, {"new": 1}) as load:
         load.wait_for(1, gen="C", outcome=outcome)
@@ -643,7 +646,7 @@ def test_a_bug_of_the_load_is_not_taken_for_silence(monkeypatch: pytest.MonkeyPa
         assert isinstance(raised.value.__cause__, ZeroDivisionError)
 
 
-@pytest.mark.parametrize("arguments, message", [
+@pytest.mark.parametrize(("arguments", "message"), [
     ({"address": "localhost"}, "HOST:PORT"),
     ({"address": "127.0.0.1:http"}, "HOST:PORT"),
     ({"clients": {"new": 1, "old": 1}}, "old"),
@@ -684,7 +687,7 @@ def test_the_command(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None
 def test_parse_clients() -> None:
     assert parse_clients("new:4, keep:8") == {"new": 4, "keep": 8}
     for text in "new", "new:many", "":
-        with pytest.raises(ValueError):
+        with pytest.raises(ValueError, match=r"not enough values|invalid literal"):
             parse_clients(text)
 
 
@@ -703,7 +706,8 @@ def bad(outcome: str, opened: float = 0, kind: str = "new", detail: str = "") ->
 def test_report_of_nothing() -> None:
     report = Report([])
     assert (report.failed, report.generations, report.went_back, report.kinds) == (0, [], [], ())
-    assert report.overlapped(0, 1) == [] and report.waits("new") == []
+    assert report.overlapped(0, 1) == []
+    assert report.waits("new") == []
     assert report.summary().startswith("0 requests, 0 failed")
     assert Report([], ["new"]).overlapped(0, 1) == ["new"]
 
@@ -721,7 +725,7 @@ def test_report_orders_generations_by_their_first_answers() -> None:
     assert (b.name, b.count, b.first_done, b.last_opened, b.last_done) == ("B", 2, 4, 5, 6)
 
 
-@pytest.mark.parametrize("late, back", [
+@pytest.mark.parametrize(("late", "back"), [
     (ok(4, 6, "A"), False),                         # opened as B answered, not after
     (ok(4.1, 6, "A"), True),
     (ok(0, 9, "A", kind="keep", sent=8), False),    # an old connection may go on with the old generation
@@ -741,7 +745,7 @@ def test_report_of_who_went_back_over_several_generations() -> None:
     assert Report(records).went_back == [records[2], late_a, late_b]
 
 
-@pytest.mark.parametrize("start, end, missing", [
+@pytest.mark.parametrize(("start", "end", "missing"), [
     (0, 10, []),
     (2, 3, []),                 # in flight all the time; the other ended on the edge
     (4, 6, ["keep", "slow"]),
@@ -777,5 +781,7 @@ def test_percentile() -> None:
 def test_summary_gives_five_examples() -> None:
     failures = [bad("reset", opened, detail=f"reason {opened}") for opened in range(1, 9)]
     text = Report([ok(0.5, 1.5), *failures]).summary()
-    assert "9 requests, 8 failed" in text and "new:reset: 8" in text and "generation A: 1 ok" in text
+    assert "9 requests, 8 failed" in text
+    assert "new:reset: 8" in text
+    assert "generation A: 1 ok" in text
     assert [n for n in range(1, 9) if f"reason {n}" in text] == [1, 2, 3, 4, 5]
