@@ -10,6 +10,7 @@ import gc
 import os
 import queue
 import signal
+import sys
 import time
 from typing import TYPE_CHECKING, Any
 
@@ -263,7 +264,10 @@ class HotArbiter(_Base):
             # is a death.
             messages = [message for message in messages if message.type in _LAST_WORDS]
         for message in messages:
-            self._from_successor(message)
+            try:
+                self._from_successor(message)
+            except (LookupError, TypeError, ValueError) as exc:
+                self.feed(handover.SuccessorFailed(f"its message {message.type!r} is not understood: {exc!r}"))
         if successor.channel.closed:
             self.feed(handover.SuccessorClosed(successor.channel.error))
 
@@ -284,7 +288,8 @@ class HotArbiter(_Base):
         elif message.type == "opened":
             self.feed(handover.GateOpened())
         elif message.type == "committed":
-            self._to_end = [int(index) for index in fields.get("unused", [])]
+            unused = {int(index) for index in fields.get("unused", [])}
+            self._to_end = sorted(unused & set(range(len(self.LISTENERS))))
             self.feed(handover.SuccessorCommitted())
         elif message.type == "failed":
             self.feed(handover.SuccessorFailed(str(fields.get("reason", "for a reason that it did not say"))))
@@ -322,7 +327,7 @@ class HotArbiter(_Base):
 
     def _end_listeners(self, indices: list[int]) -> None:
         """The committed successor has no use for these; whoever connects to them should be refused, and not wait."""
-        for index in sorted(indices, reverse=True):
+        for index in reversed(indices):
             listener = self.LISTENERS.pop(index)
             self.log.info("Upgrade: closing %s, which the successor does not serve", listener)
             listeners.end(listener)
@@ -359,6 +364,8 @@ class HotArbiter(_Base):
             worker = workers_base.current
             if worker is not None and worker.leaves_at_once:
                 # Threads are still busy with what was cut, and the interpreter would wait for them.
+                sys.stdout.flush()
+                sys.stderr.flush()
                 os._exit(exc.code if isinstance(exc.code, int) else 1)
             raise
         finally:
@@ -393,7 +400,11 @@ class HotArbiter(_Base):
         if end.closed:
             self.wakeup_pipe.forget(fd)
         for message in messages:
-            self._from_worker(worker, message)
+            try:
+                self._from_worker(worker, message)
+            except (LookupError, TypeError, ValueError) as exc:
+                # Code of the application may have written into the link; it can harm no other worker.
+                self.log.error("Message of worker (pid:%s) not understood: %s (%r)", worker.pid, message, exc)
 
     def _from_worker(self, worker: Any, message: Message) -> None:
         if message.type == "ready":
