@@ -11,6 +11,7 @@ import json
 import os
 import select
 import socket
+import sys
 from collections.abc import MutableMapping
 from typing import Any
 
@@ -138,11 +139,18 @@ def end(listener: Any) -> None:
         os.unlink(name)
 
 
+def _kernel_poll() -> Any:
+    """Return a poll object of the kernel's, and not gevent's, which may not be asked in a callback of its loop."""
+    if "gevent.monkey" in sys.modules:
+        return sys.modules["gevent.monkey"].get_original("select", "poll")()
+    return select.poll()
+
+
 def is_listening(listener: Any) -> bool:
     """Whether connections can still arrive at this socket."""
     if not listener.getsockopt(socket.SOL_SOCKET, socket.SO_ACCEPTCONN):
         return False
     # A unix socket that was shut down says that it listens, and refuses all.
-    poll = select.poll()
+    poll = _kernel_poll()
     poll.register(listener.fileno(), 0)
     return not any(events & select.POLLHUP for _, events in poll.poll(0))

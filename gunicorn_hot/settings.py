@@ -224,7 +224,8 @@ def add_to_the_one_being_read() -> None:
     frame = sys._getframe(1)
     while frame is not None:
         app = frame.f_locals.get("self")
-        if isinstance(app, BaseApplication) and isinstance(app.cfg, config.Config):
+        reading = frame.f_code.co_name == "do_load_config"
+        if reading and isinstance(app, BaseApplication) and isinstance(app.cfg, config.Config):
             add_to(app.cfg)
             return
         frame = frame.f_back  # type: ignore[assignment]

@@ -1,0 +1,65 @@
+"""Fixtures of the tests that start a real gunicorn."""
+
+from __future__ import annotations
+
+import ctypes
+import shutil
+import subprocess
+import sys
+from collections.abc import Generator, Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+import server
+from server import Certificate, Service
+
+if sys.platform != "linux":
+    collect_ignore_glob = ["*"]
+
+_PR_SET_CHILD_SUBREAPER = 36
+
+
+@pytest.hookimpl(wrapper=True)
+def pytest_runtest_makereport(
+    item: pytest.Function, call: pytest.CallInfo[None]
+) -> Generator[None, pytest.TestReport, pytest.TestReport]:
+    """Add the whole log to the report of a test that failed."""
+    report = yield
+    found: Any = getattr(item, "funcargs", {}).get("service")
+    if report.failed and isinstance(found, Service):
+        report.sections.append(("the service", found.story()))
+    return report
+
+
+@pytest.fixture(scope="session", autouse=True)
+def _subreaper() -> None:
+    """Make orphans ours: a successor's parent leaves, and init may reap late, or never say what it saw."""
+    assert ctypes.CDLL(None, use_errno=True).prctl(_PR_SET_CHILD_SUBREAPER, 1, 0, 0, 0) == 0
+
+
+@pytest.fixture(scope="session")
+def environment() -> dict[str, str]:
+    return server.environment()
+
+
+@pytest.fixture
+def service(
+    tmp_path: Path, environment: dict[str, str], request: pytest.FixtureRequest
+) -> Iterator[Service]:
+    """A service that a test configures, starts and upgrades. Afterwards none of its processes may be left."""
+    with Service(tmp_path, environment) as service:
+        yield service
+
+
+@pytest.fixture(scope="session")
+def certificate(tmp_path_factory: pytest.TempPathFactory) -> Certificate:
+    if shutil.which("openssl") is None:
+        pytest.skip("no openssl command to make a certificate with")
+    folder = tmp_path_factory.mktemp("tls")
+    made = Certificate(folder / "key.pem", folder / "cert.pem")
+    command = "openssl req -x509 -newkey rsa:2048 -nodes -days 2 -subj /CN=localhost"
+    subprocess.run(
+        [*command.split(), "-keyout", made.key, "-out", made.cert], check=True, stderr=subprocess.DEVNULL
+    )
+    return made

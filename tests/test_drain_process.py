@@ -1,0 +1,194 @@
+"""The old workers' end: what they hold is finished, or reported as lost, and no connection is closed unannounced."""
+
+from __future__ import annotations
+
+import contextlib
+import re
+import signal
+import socket
+import time
+
+import pytest
+from server import Service, until, wait_gone
+
+WORKERS = ["sync", "gthread", "gevent"]
+KEEP_ALIVE = ["gthread", "gevent"]
+
+HOOKS = """
+def note(text):
+    with open("hooks", "a") as file:
+        file.write(text + "\\n")
+
+def on_upgrade_ready(server):
+    note(f"ready {server.pid}")
+
+def on_upgrade_done(server):
+    note(f"done {server.pid}")
+
+def on_drain(worker):
+    note(f"drain {worker.pid}")
+"""
+
+
+def begin_drain(service: Service) -> int:
+    """Upgrade until the old generation drains; returns the successor's pid."""
+    mark = service.mark()
+    service.release("B")
+    new = service.begin_upgrade()
+    service.wait_log("committed to successor", after=mark)
+    return new
+
+
+def finish(service: Service, new: int) -> None:
+    """Wait until the old master has left."""
+    wait_gone(service.master)
+    service.master = new
+    assert service.ask().gen == "B"
+
+
+# A sync worker is not known to live while it answers: gunicorn's `timeout` is also the longest request.
+@pytest.mark.parametrize(("worker", "timeout", "ms"), [("sync", 2, 4200), ("gthread", 2, 2500), ("gevent", 2, 2500)])
+def test_neither_timeout_nor_graceful_timeout_cuts_a_drain(
+    service: Service, worker: str, timeout: int, ms: int
+) -> None:
+    service.configure(
+        worker_class=worker, timeout=timeout, graceful_timeout=1, hot_drain_timeout=20, hot_probation=0
+    )
+    service.start()
+    # The request begins when the successor is about to be ready: it lasts into the drain on any machine.
+    service.release("B hold=go")
+    new = service.begin_upgrade()
+    service.wait_file("go.held", lines=2)
+    with service.connect() as connection:
+        connection.send_request(f"/slow?ms={ms}")
+        service.write("go")
+        answer = connection.answer()
+    assert (answer.status, answer.gen) == (200, "A")
+    assert "WORKER TIMEOUT" not in service.log
+    service.wait_log(r"draining 1 requests in 2 workers, 20s at most \(hot_drain_timeout\)")
+    service.wait_log("Upgrade: done, .* 0 requests cut")
+    finish(service, new)
+
+
+@pytest.mark.parametrize("worker", WORKERS)
+def test_what_is_cut_at_the_deadline_is_reported(service: Service, worker: str) -> None:
+    service.configure(worker_class=worker, hot_drain_timeout=1, hot_probation=0)
+    service.start()
+    with service.held() as held:
+        new = begin_drain(service)
+        (cut,) = service.wait_log(r"Cut: GET /hold\?file=go after (\d+\.\d)s \(worker pid: (\d+)\)")
+        assert float(cut[1]) >= 1
+        assert int(cut[2]) == int(service.read("go.held"))
+        service.wait_log("Upgrade: done, .* 1 requests cut")
+        # From 26 on gunicorn's sync worker makes an answer of it.
+        with contextlib.suppress(OSError):
+            assert held.answer().status == 500
+    finish(service, new)
+
+
+@pytest.mark.parametrize("worker", WORKERS)
+def test_the_master_leaves_with_its_last_request(service: Service, worker: str) -> None:
+    service.configure(HOOKS, worker_class=worker, hot_probation=0)
+    service.start()
+    workers = service.workers()
+    with service.held() as held:
+        new = begin_drain(service)
+        # The other worker has nothing to wait for.
+        busy = int(service.read("go.held"))
+        (idle,) = set(workers) - {busy}
+        wait_gone(idle)
+        service.write("go")
+        assert held.answer().pid == busy
+    # Not "within a second": gunicorn's master looks at its workers once a second, this one waits for them.
+    answered = time.monotonic()
+    wait_gone(service.master, timeout=5)
+    took = time.monotonic() - answered
+    print(f"the master left {took * 1000:.0f} ms after the last answer")
+    old = service.master
+    finish(service, new)
+    ready, *drains, done = service.wait_file("hooks", lines=4).splitlines()
+    assert (ready, done) == (f"ready {old}", f"done {old}")
+    assert sorted(drains) == sorted(f"drain {pid}" for pid in workers)
+
+
+@pytest.mark.parametrize("worker", KEEP_ALIVE)
+def test_no_kept_alive_connection_is_closed_unannounced(service: Service, worker: str) -> None:
+    keepalive = 3
+    service.configure(worker_class=worker, workers=1, keepalive=keepalive, hot_probation=1)
+    service.start()
+    with service.connect() as in_probation, service.connect() as in_drain, service.connect() as idle:
+        for connection in in_probation, in_drain, idle:
+            answer = connection.ask()
+            assert (answer.gen, answer.closes) == ("A", False)
+            last = time.monotonic()
+        mark = service.mark()
+        service.release("B")
+        new = service.begin_upgrade()
+        service.wait_log("in probation", after=mark)
+        answer = in_probation.ask()
+        assert (answer.gen, answer.closes) == ("A", True)
+        service.wait_log("committed to successor", after=mark)
+        answer = in_drain.ask()
+        assert (answer.gen, answer.closes) == ("A", True)
+        idle.was_closed()
+        # No sooner than an idle connection is closed at any other time.
+        assert time.monotonic() - last > keepalive - 0.1
+    finish(service, new)
+
+
+@pytest.mark.parametrize("worker", KEEP_ALIVE)
+def test_a_kept_alive_connection_survives_a_rollback(service: Service, worker: str) -> None:
+    service.configure(worker_class=worker, workers=1, keepalive=20, hot_probation=20)
+    service.start()
+    with service.connect() as idle:
+        before = idle.ask()
+        mark = service.mark()
+        service.release("B")
+        new = service.begin_upgrade()
+        service.wait_log("in probation", after=mark)
+        service.signal(signal.SIGKILL, new)
+        service.wait_log("Upgrade failed", after=mark)
+        # The only worker has resumed when it accepts: what it answers before that says "close", rightly.
+        until(lambda: service.ask().pid == before.pid, "an answer of the old worker")
+        assert idle.ask() == before
+        assert not idle.ask().closes
+
+
+def read_all(sock: socket.socket) -> bytes:
+    data = b""
+    while piece := sock.recv(65536):
+        data += piece
+    return data
+
+
+@pytest.mark.parametrize("worker", KEEP_ALIVE)
+def test_pipelined_requests(service: Service, worker: str) -> None:
+    """The first answer of a draining worker says that it is the last, and so it is; it comes whole."""
+    service.configure(worker_class=worker, workers=1, hot_probation=0)
+    service.start()
+    with service.connect() as connection:
+        request = b"GET /hold?file=go HTTP/1.1\r\nHost: localhost\r\n\r\n"
+        connection.sock.sendall(request + b"GET / HTTP/1.1\r\nHost: localhost\r\n\r\n")
+        service.wait_file("go.held", lines=1)
+        new = begin_drain(service)
+        service.write("go")
+        answers = read_all(connection.sock).decode()
+    assert re.findall("^HTTP/1.1 .*?\r$|^Connection: .*?\r$|^hello$", answers, re.MULTILINE) == [
+        "HTTP/1.1 200 OK\r", "Connection: close\r", "hello",
+    ]
+    finish(service, new)
+
+
+@pytest.mark.parametrize("worker", WORKERS)
+def test_term_to_the_draining_master_ends_the_drain_only(service: Service, worker: str) -> None:
+    service.configure(worker_class=worker, graceful_timeout=1, hot_drain_timeout=20, hot_probation=0)
+    service.start()
+    with service.held() as held:
+        new = begin_drain(service)
+        service.signal(signal.SIGTERM)
+        wait_gone(service.master)
+        with contextlib.suppress(OSError):
+            assert held.answer().status == 500
+    assert service.pid_in() == new
+    service.master = new
+    assert service.ask().gen == "B"
