@@ -60,6 +60,7 @@ class HotWorker(_Base):
         #: Set when it leaves with connections open: a normal exit would wait for the threads that serve them.
         self.leaves_at_once = False
         self._reading = False
+        self._has_reported = False
         #: Messages read from the link, modulo 256: what SENT says when there is nothing to read.
         self._received = 0
         #: `max_requests`, while a hold keeps this worker from being recycled.
@@ -209,7 +210,10 @@ class HotWorker(_Base):
         self.board[IN_FLIGHT] = min(len(self.in_flight), 255)
 
     def report_cut(self) -> None:
-        """Log each request that is cut because this worker leaves now."""
+        """Log each request that is cut because this worker leaves now; once, whoever notices the deadline first."""
+        if self._has_reported:
+            return
+        self._has_reported = True
         now = time.monotonic()
         cut = [(entry.request, now - entry.started) for entry in list(self.in_flight)]
         for request, age in cut:
