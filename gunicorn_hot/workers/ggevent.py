@@ -32,7 +32,7 @@ class _Accepts:
         board = worker.board
         board[ACCEPTING] = 1
         try:
-            if worker.may_accept():
+            if worker.alive and worker.may_accept():
                 return super().do_read()  # type: ignore[misc]
         finally:
             board[ACCEPTING] = 0
@@ -88,8 +88,9 @@ class GeventWorker(HotWorker, ggevent.GeventWorker):
                 break
             self.changed.clear()
             self.changed.wait(self.drain.wait(now, _TICK))
+        # Not closed yet: a connection that was just accepted still asks its listener for a name.
         for server in self._servers:
-            server.close()
+            server.stop_accepting()
         if not self.alive:
             self._finish(self.cfg.graceful_timeout)
         if self._connections():
