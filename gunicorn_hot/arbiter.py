@@ -20,7 +20,7 @@ from gunicorn.errors import HaltServer
 from gunicorn_hot import early_output, handover, listeners, pidfile, private, settings
 from gunicorn_hot.handover import PredecessorState, SuccessorState
 from gunicorn_hot.predecessor import Predecessor
-from gunicorn_hot.processes import EXITED_NORMALLY, ended
+from gunicorn_hot.processes import EXITED_NORMALLY, ended, is_reaped
 from gunicorn_hot.protocol import Message
 from gunicorn_hot.successor import Successor, command
 from gunicorn_hot.wakeup import Wakeup
@@ -93,7 +93,7 @@ class HotArbiter(_Base):
         self._spawn_after = 0.0
         self._is_up = False
         self._last_title = ""
-        self.worker_class = twin(self.worker_class)
+        self._use_twin()
         if self.predecessor is not None:
             # gunicorn reads it in start(), which is past that; workers and the application need not know.
             os.environ.pop("GUNICORN_PID", None)
@@ -106,6 +106,15 @@ class HotArbiter(_Base):
                 self.wakeup_pipe.watch(self.predecessor.channel.fileno(), self._on_predecessor)
             elif (fd := self.predecessor.death()) is not None:
                 self.wakeup_pipe.watch(fd, self._on_stock_predecessor_gone)
+
+    def _use_twin(self) -> None:
+        self.worker_class = twin(self.worker_class)
+        if not self.worker_class.can_pause:
+            self.log.warning(
+                "Worker class %s cannot pause: in an upgrade old and new workers accept side by side until the commit, "
+                "and the old ones are then drained by SIGTERM",
+                self.cfg.worker_class_str,
+            )
 
     def _come_up(self) -> None:
         """gunicorn's start() is behind us: there are sockets, and whoever waits for this master can be told so."""
@@ -215,8 +224,10 @@ class HotArbiter(_Base):
                 raise HaltServer(reason, self.WORKER_BOOT_ERROR)
             case handover.Stop(how):
                 getattr(super(), f"handle_{how}")()
+            case handover.ReportDone():
+                self._report_done()
             case handover.Leave():
-                self._leave()
+                raise StopIteration
             case _:
                 raise AssertionError(action)
 
@@ -458,7 +469,10 @@ class HotArbiter(_Base):
         )
         for worker in list(self.WORKERS.values()):
             worker.link.tell("drain", timeout=timeout)
-            if not worker.can_pause:
+            if not worker.is_ready:
+                # It holds nothing, and would read this only when it has loaded the application.
+                self.kill_worker(worker.pid, signal.SIGKILL)
+            elif not worker.can_pause:
                 self.kill_worker(worker.pid, signal.SIGTERM)
         if not self.WORKERS:
             self._events.append(handover.AllWorkersGone())
@@ -497,21 +511,15 @@ class HotArbiter(_Base):
     def reap_workers(self) -> None:
         # What the dead have said comes before that they are dead.
         self._read_links()
-        successor = self.successor
-        if successor is not None and (status := successor.reap()) is not None:
-            self.reexec_pid = 0
-            if not successor.channel.closed:
-                # Its last words may have come since the channel was read.
-                self._on_successor()
-            if words := successor.early_words():
-                self.log.error("Upgrade: the successor has written:\n%s", words)
-            self._forget_successor()
-            self.feed(handover.SuccessorExited(status))
+        self._reap_successor()
         before = dict(self.WORKERS)
         ends = {pid: ended(pid) for pid in before}
         try:
             super().reap_workers()
         except HaltServer as halt:
+            # gunicorn 25 raises before it takes the worker off its list.
+            for pid in [pid for pid in self.WORKERS if is_reaped(pid)]:
+                self.WORKERS.pop(pid).tmp.close()
             self._survive(halt)
         finally:
             gone = [worker for pid, worker in before.items() if pid not in self.WORKERS]
@@ -519,6 +527,19 @@ class HotArbiter(_Base):
                 self._forget_worker(worker, ends[worker.pid])
         if gone and not self.WORKERS and not self._is_incoming:
             self.feed(handover.AllWorkersGone())
+
+    def _reap_successor(self) -> None:
+        successor = self.successor
+        if successor is None or (status := successor.reap()) is None:
+            return
+        self.reexec_pid = 0
+        if not successor.channel.closed:
+            # Its last words may have come since the channel was read.
+            self._on_successor()
+        if words := successor.early_words():
+            self.log.error("Upgrade: the successor has written:\n%s", words)
+        self._forget_successor()
+        self.feed(handover.SuccessorExited(status))
 
     def _survive(self, halt: HaltServer) -> None:
         """A worker could not load the application, which ends gunicorn: not while others serve.
@@ -613,11 +634,14 @@ class HotArbiter(_Base):
         except Exception:
             self.log.exception("Exception in %s hook", name)
 
-    def _leave(self) -> None:
+    def _report_done(self) -> None:
         took = time.monotonic() - self._since
         self.log.info("Upgrade: done, drained in %.2fs, %s requests cut", took, self._cut)
         self._call_hook("on_upgrade_done", self)
-        raise StopIteration
+        # The hook may have taken its time: if the successor has died meanwhile, there is still somebody to take back.
+        self._read_links()
+        self._reap_successor()
+        self._events.append(handover.DoneReported())
 
     def _retitle(self) -> None:
         name = self.cfg.proc_name
@@ -693,7 +717,7 @@ class HotArbiter(_Base):
     def setup(self, app: Any) -> None:
         # Again on SIGHUP, with the configuration read anew.
         super().setup(app)
-        self.worker_class = twin(self.worker_class)
+        self._use_twin()
         self.outgoing.limits = self._limits()
 
     def stop(self, graceful: bool = True) -> None:
@@ -704,6 +728,12 @@ class HotArbiter(_Base):
         beside_predecessor = self.predecessor is not None and self.predecessor.is_parent
         if self._is_incoming or self._handed_over or beside_predecessor:
             self._close_listeners()
+        self._read_links()
+        for worker in list(self.WORKERS.values()):
+            if not worker.is_ready:
+                # It serves nobody. A SIGTERM is lost on one that was just forked, and does not end one that hangs while
+                # it loads the application: gunicorn would wait for it as long as for requests.
+                self.kill_worker(worker.pid, signal.SIGKILL)
         super().stop(graceful)
 
     def _close_listeners(self) -> None:

@@ -73,6 +73,9 @@ class Channel:
                 data = self._sock.recv(_RECEIVE_BYTES)
             except BlockingIOError:
                 break
+            except ConnectionResetError:
+                # The peer died with something unread. All that it had said has come before this.
+                data = b""
             except OSError as exc:
                 self._end(str(exc))
                 break

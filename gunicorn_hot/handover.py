@@ -117,6 +117,11 @@ class AllWorkersGone(Event):
 
 
 @dataclass(frozen=True)
+class DoneReported(Event):
+    """ReportDone has been performed, and the successor is still there."""
+
+
+@dataclass(frozen=True)
 class GateOpened(Event):
     """The successor's workers accept."""
 
@@ -309,8 +314,13 @@ class ReportFailure(Action):
 
 
 @dataclass(frozen=True)
+class ReportDone(Action):
+    """Log it, call on_upgrade_done, and look once more whether the successor lives; answered by DoneReported."""
+
+
+@dataclass(frozen=True)
 class Leave(Action):
-    """The upgrade is complete: log it, call on_upgrade_done, exit with 0."""
+    """The upgrade is complete: exit with 0."""
 
 
 # of the successor
@@ -793,6 +803,12 @@ def _take_back_from_dead(self: Predecessor, event: SuccessorExited, now: float) 
 
 @_on(Predecessor, [_P.DRAINING], AllWorkersGone)
 def _drained(self: Predecessor, event: AllWorkersGone, now: float) -> Actions:
+    self.deadline = None
+    return (ReportDone(),)
+
+
+@_on(Predecessor, [_P.DRAINING], DoneReported)
+def _done(self: Predecessor, event: DoneReported, now: float) -> Actions:
     self._become(_P.GONE, now)
     return (Leave(),)
 
@@ -820,6 +836,12 @@ _ignore(
     "only a drain ends with the last worker; in every other state missing workers are booted again",
     [_P.SERVING, *_UPGRADING, _P.ENDING],
     AllWorkersGone,
+)
+_ignore(
+    Predecessor,
+    "the successor has died while the end of the drain was reported, and was taken back from",
+    [_P.SERVING, _P.BOOTING, _P.ENDING, _P.GONE],
+    DoneReported,
 )
 _ignore(
     Predecessor,

@@ -18,6 +18,15 @@ def in_words(code: int) -> str:
         return f"was killed by signal {-code}"
 
 
+def is_reaped(pid: int) -> bool:
+    """Whether `pid` is no child of this process any more."""
+    try:
+        os.waitid(os.P_PID, pid, os.WEXITED | os.WNOHANG | os.WNOWAIT)
+    except ChildProcessError:
+        return True
+    return False
+
+
 def ended(pid: int) -> str | None:
     """Return how a child has ended that has not been reaped yet, and leave it so; None while it runs.
 

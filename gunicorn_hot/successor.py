@@ -87,7 +87,10 @@ class Successor:
     def signal(self, sig: int) -> None:
         """Send a signal, unless this master has reaped the process: from then on its pid may be another's."""
         if not self.reaped:
-            os.kill(self.pid, sig)
+            try:
+                os.kill(self.pid, sig)
+            except ProcessLookupError:
+                self.reaped = True  # by gunicorn's reap_workers, which waits for any child
 
     def reap(self) -> str | None:
         """Return how it ended, in words, or None while it runs."""

@@ -1038,6 +1038,7 @@ _ACTIONS: dict[type[handover.Action], Any] = {
     handover.RequestUpgrade: lambda run, who, master, action: run._events.append((who, handover.UpgradeRequested())),
     handover.Stop: _Run.stop,
     handover.Halt: _Run.stop,
+    handover.ReportDone: lambda run, who, master, action: run._events.append((who, handover.DoneReported())),
     handover.Leave: _Run.stop,
 }
 

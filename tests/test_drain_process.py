@@ -60,7 +60,8 @@ def test_neither_timeout_nor_graceful_timeout_cuts_a_drain(
     new = service.begin_upgrade()
     service.wait_file("go.held", lines=2)
     with service.connect() as connection:
-        connection.send_request(f"/slow?ms={ms}")
+        connection.send_request(f"/slow?ms={ms}&say=slow")
+        service.wait_file("slow.held", lines=1)
         service.write("go")
         answer = connection.answer()
     assert (answer.status, answer.gen) == (200, "A")

@@ -34,6 +34,7 @@ GOOD_UPGRADE = (
     (9.3, handover.Tick()),
     (9.4, handover.SuccessorCommitted()),
     (13.0, handover.AllWorkersGone()),
+    (13.0, handover.DoneReported()),
 )
 
 
@@ -97,6 +98,7 @@ SAMPLES: dict[type[handover.Event], handover.Event] = {
         handover.WorkerPaused(1),
         handover.WorkerGone(1),
         handover.AllWorkersGone(),
+        handover.DoneReported(),
         handover.GateOpened(),
         handover.SuccessorCommitted(),
         handover.SuccessorFailed("it said so"),
@@ -115,15 +117,17 @@ SAMPLES: dict[type[handover.Event], handover.Event] = {
 
 #: Only a successor that was told to commit says these.
 COMMITTED = "SuccessorCommitted SuccessorLeft SuccessorStayed"
+#: These belong to a successor that boots.
+EARLIER = "SpawnFailed SuccessorGreeted SuccessorReady SuccessorSpawned"
 #: What cannot come in a state, and so must raise. Nobody else adds to this by accident.
 RAISING = {
     Predecessor: {
-        "SERVING": f"GateOpened SpawnFailed SuccessorGreeted SuccessorReady SuccessorSpawned {COMMITTED}",
+        "SERVING": f"GateOpened {EARLIER} {COMMITTED}",
         "BOOTING": f"GateOpened {COMMITTED}",
-        "PAUSING": f"GateOpened SpawnFailed SuccessorGreeted SuccessorReady SuccessorSpawned {COMMITTED}",
-        "OPENING": f"SpawnFailed SuccessorGreeted SuccessorReady SuccessorSpawned {COMMITTED}",
-        "PROBATION": f"GateOpened SpawnFailed SuccessorGreeted SuccessorReady SuccessorSpawned {COMMITTED}",
-        "COMMITTING": "GateOpened SpawnFailed SuccessorGreeted SuccessorReady SuccessorSpawned SuccessorStayed",
+        "PAUSING": f"DoneReported GateOpened {EARLIER} {COMMITTED}",
+        "OPENING": f"DoneReported {EARLIER} {COMMITTED}",
+        "PROBATION": f"DoneReported GateOpened {EARLIER} {COMMITTED}",
+        "COMMITTING": f"DoneReported GateOpened {EARLIER} SuccessorStayed",
         "DRAINING": "GateOpened SpawnFailed SuccessorCommitted SuccessorGreeted SuccessorReady SuccessorSpawned",
         "ENDING": "SpawnFailed SuccessorSpawned",
         "GONE": "SpawnFailed SuccessorSpawned",
@@ -246,7 +250,9 @@ def test_the_good_upgrade() -> None:
             DrainWorkers(timeout=30.0)
         12 WorkerGone(pid=1) -> DRAINING
         13 WorkerGone(pid=2) -> DRAINING
-        13 AllWorkersGone() -> GONE
+        13 AllWorkersGone() -> DRAINING
+            ReportDone()
+        13 DoneReported() -> GONE
             Leave()
         """,
     )
@@ -837,7 +843,9 @@ def test_a_successor_that_left_on_purpose_is_not_taken_back_from() -> None:
             tell: upgrade
         10 SuccessorClosed(error=None) -> DRAINING
         10 SuccessorExited(status='exited with code 0') -> DRAINING
-        13 AllWorkersGone() -> GONE
+        13 AllWorkersGone() -> DRAINING
+            ReportDone()
+        13 DoneReported() -> GONE
             Leave()
         """,
     )
@@ -883,7 +891,9 @@ def test_a_successor_that_left_had_committed_whatever_became_of_its_word() -> No
             DrainWorkers(timeout=30.0)
         9.4 SuccessorClosed(error=None) -> DRAINING
         9.4 SuccessorExited(status='exited with code 0') -> DRAINING
-        13 AllWorkersGone() -> GONE
+        13 AllWorkersGone() -> DRAINING
+            ReportDone()
+        13 DoneReported() -> GONE
             Leave()
         """,
     )
@@ -952,7 +962,9 @@ def test_a_drain_that_is_overdue_is_cut_and_then_killed() -> None:
             warning: Workers did not leave in 5s, killing them
             KillWorkers()
         99 Tick() -> DRAINING
-        99 AllWorkersGone() -> GONE
+        99 AllWorkersGone() -> DRAINING
+            ReportDone()
+        99 DoneReported() -> GONE
             Leave()
         """,
     )

@@ -5,6 +5,7 @@ from __future__ import annotations
 import errno
 import selectors
 import socket
+import ssl
 import time
 from collections import deque
 from typing import Any
@@ -109,7 +110,7 @@ class ThreadWorker(HotWorker, StockThreadWorker):
         try:
             if client.recv(_LINGER_READ):
                 return
-        except BlockingIOError:
+        except (BlockingIOError, ssl.SSLWantReadError):
             return
         except OSError:
             pass

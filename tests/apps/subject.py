@@ -31,11 +31,15 @@ LONGEST_HOLD = 60.0
 PIECES = 10
 
 
+def say_held(name: str) -> None:
+    with open(FOLDER / f"{name}.held", "a") as held:
+        held.write(f"{os.getpid()}\n")
+
+
 def hold(name: str) -> None:
     """Wait until the file `name` appears; not for ever, so that nothing outlives a broken test for long."""
     end = time.monotonic() + LONGEST_HOLD
-    with open(FOLDER / f"{name}.held", "a") as held:
-        held.write(f"{os.getpid()}\n")
+    say_held(name)
     while not (FOLDER / name).exists() and time.monotonic() < end:
         time.sleep(0.01)
 
@@ -92,6 +96,8 @@ def app(environ: dict[str, Any], start_response: Callable[..., object]) -> Itera
         start_response("200 OK", headers)
         return stream(int(query["ms"]) / 1000)
     if path == "/slow":
+        if "say" in query:
+            say_held(query["say"])
         time.sleep(int(query["ms"]) / 1000)
     elif path == "/hold":
         hold(query["file"])
