@@ -19,6 +19,7 @@ from gunicorn.errors import HaltServer
 
 from gunicorn_hot import early_output, handover, listeners, pidfile, private, settings
 from gunicorn_hot.handover import PredecessorState, SuccessorState
+from gunicorn_hot.link import Link
 from gunicorn_hot.predecessor import Predecessor
 from gunicorn_hot.processes import EXITED_NORMALLY, ended, is_reaped
 from gunicorn_hot.protocol import Message
@@ -40,6 +41,8 @@ def adopt(server: Any) -> None:
     """Turn a running arbiter into a hot one; called once, from `on_starting`, before it has workers.
 
     Raises OSError when the environment names a channel that is none."""
+    if isinstance(server, HotArbiter):  # two parts of a configuration have asked for it
+        return
     server.__class__ = type(f"Hot{type(server).__name__}", (HotArbiter, type(server)), {})
     server.become_hot()
     # What is loaded by now lives as long as the process. Out of the collector's sight it costs the workers neither time
@@ -248,6 +251,9 @@ class HotArbiter(_Base):
 
     def _start_successor(self) -> None:
         self._since = time.monotonic()
+        if self.cfg.pidfile is not None:
+            # Ours, if it could not be removed at our commit; the successor would take it for another service's.
+            _try(self.log, pidfile.remove, self.cfg.pidfile + ".2", self.pid)
         try:
             self.successor = Successor.start(self)
         except OSError as exc:
@@ -277,7 +283,7 @@ class HotArbiter(_Base):
         for message in messages:
             try:
                 self._from_successor(message)
-            except (LookupError, TypeError, ValueError) as exc:
+            except (ArithmeticError, LookupError, TypeError, ValueError) as exc:
                 self.feed(handover.SuccessorFailed(f"its message {message.type!r} is not understood: {exc!r}"))
         if successor.channel.closed:
             self.feed(handover.SuccessorClosed(successor.channel.error))
@@ -371,13 +377,16 @@ class HotArbiter(_Base):
         name, self.proc_name = self.proc_name, str(self.cfg.proc_name)
         try:
             pid: int = super().spawn_worker()
+        except OSError:
+            Link.close_unforked()
+            raise
         except SystemExit as exc:
             worker = workers_base.current
             if worker is not None and worker.leaves_at_once:
                 # Threads are still busy with what was cut, and the interpreter would wait for them.
                 sys.stdout.flush()
                 sys.stderr.flush()
-                os._exit(exc.code if isinstance(exc.code, int) else 1)
+                os._exit(exc.code if isinstance(exc.code, int) else int(exc.code is not None))
             raise
         finally:
             # gunicorn calls a master that has not taken over "app.2"; its workers will outlive that.
@@ -413,7 +422,7 @@ class HotArbiter(_Base):
         for message in messages:
             try:
                 self._from_worker(worker, message)
-            except (LookupError, TypeError, ValueError) as exc:
+            except (ArithmeticError, LookupError, TypeError, ValueError) as exc:
                 # Code of the application may have written into the link; it can harm no other worker.
                 self.log.error("Message of worker (pid:%s) not understood: %s (%r)", worker.pid, message, exc)
 
@@ -479,7 +488,10 @@ class HotArbiter(_Base):
 
     def _in_flight(self) -> int:
         """Return how many requests the paused or draining workers are answering."""
-        busy = (worker.is_ready and worker.answered_pause != self._pauses for worker in self.WORKERS.values())
+        busy = (
+            worker.can_pause and worker.is_ready and worker.answered_pause != self._pauses
+            for worker in self.WORKERS.values()
+        )
         return sum(worker.link.in_flight for worker in self.WORKERS.values()) + sum(busy)
 
     def _open_gate(self) -> None:
@@ -507,6 +519,9 @@ class HotArbiter(_Base):
             self._come_up()
         if self.outgoing.accepting:
             super().manage_workers()
+        elif self._state is PredecessorState.DRAINING and not self.WORKERS:
+            # The last one was reaped by somebody else, a hook for example.
+            self.feed(handover.AllWorkersGone())
 
     def reap_workers(self) -> None:
         # What the dead have said comes before that they are dead.
@@ -515,12 +530,15 @@ class HotArbiter(_Base):
         before = dict(self.WORKERS)
         ends = {pid: ended(pid) for pid in before}
         try:
-            super().reap_workers()
-        except HaltServer as halt:
-            # gunicorn 25 raises before it takes the worker off its list.
-            for pid in [pid for pid in self.WORKERS if is_reaped(pid)]:
-                self.WORKERS.pop(pid).tmp.close()
-            self._survive(halt)
+            while True:
+                try:
+                    super().reap_workers()
+                    break
+                except HaltServer as halt:
+                    # gunicorn 25 raises before it takes the worker off its list.
+                    for pid in [pid for pid in self.WORKERS if is_reaped(pid)]:
+                        self.WORKERS.pop(pid).tmp.close()
+                    self._survive(halt)
         finally:
             gone = [worker for pid, worker in before.items() if pid not in self.WORKERS]
             for worker in gone:
@@ -609,6 +627,11 @@ class HotArbiter(_Base):
         # gunicorn starts it with the first workers; its path is the predecessor's until the commit.
         if not self._is_incoming:
             super()._start_control_server()  # type: ignore[misc]
+
+    def spawn_dirty_arbiter(self) -> Any:
+        # It is forked within start(), and keeps the standard error that it finds.
+        early_output.release(os.environ)
+        return super().spawn_dirty_arbiter()
 
     def maybe_promote_master(self) -> None:
         # A hot predecessor's death is an EOF on the channel, and that of a stock one an event where there is a pidfd.
@@ -730,7 +753,7 @@ class HotArbiter(_Base):
             self._close_listeners()
         self._read_links()
         for worker in list(self.WORKERS.values()):
-            if not worker.is_ready:
+            if not worker.is_ready or not self._gate_open:
                 # It serves nobody. A SIGTERM is lost on one that was just forked, and does not end one that hangs while
                 # it loads the application: gunicorn would wait for it as long as for requests.
                 self.kill_worker(worker.pid, signal.SIGKILL)
@@ -743,6 +766,8 @@ class HotArbiter(_Base):
         self.LISTENERS = []
 
     def halt(self, reason: str | None = None, exit_status: int = 0) -> None:
+        # Before the predecessor may take back: its own would be the one whose file is removed.
+        self._stop_control_server()
         if exit_status:
             self._tell("failed", reason=reason or f"halted with status {exit_status}")
         elif not self._is_incoming:

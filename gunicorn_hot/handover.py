@@ -16,8 +16,8 @@ only these machines decide: a stray "if an upgrade is running" elsewhere is a mi
 
 Rules, each of which the exploration in the tests checks in every reachable state:
 
-* Two generations never accept at the same time: the gate opens only after every old worker is paused or was given its
-  second to say so.
+* On the way forward two generations never accept at the same time: the gate opens only after every old worker is
+  paused or was given its second to say so. On the way back the old one accepts at once, beside a new one that ends.
 * Somebody accepts, or a bounded timer is running that will make somebody accept.
 * The peer's death is an event like any other (`...Closed`, `...Exited`) and is handled in every state.
 * Whatever happens, a later SIGUSR2 finds the way back to BOOTING.
@@ -482,10 +482,9 @@ class Predecessor(Machine):
         self.greeted = False
         #: Workers that may still accept (PAUSING).
         self.awaited: frozenset[int] = frozenset()
-        #: ENDING: what comes next, and why the upgrade failed, if that is known and not reported yet.
+        #: ENDING: what comes next, and whether it was reported why the upgrade failed.
         self.then = Then.SERVE
         self.stop_how = "term"
-        self.reason: str | None = None
         self.reported = False
         #: DRAINING: the successor's end is no reason to take back.
         self.alone = False
@@ -510,7 +509,7 @@ def _give_up(
     resume: Actions = () if self.state is _P.BOOTING or then is Then.STOP else (ResumeWorkers(),)
     restore: Actions = (RestoreOwnership(),) if self.state in (_P.COMMITTING, _P.DRAINING) else ()
     self._become(_P.ENDING, now, patience)
-    self.then, self.reason, self.reported = then, reason, reason is not None
+    self.then, self.reported = then, reason is not None
     report: Actions = (ReportFailure(reason),) if reason is not None else ()
     return (*resume, *restore, *report, EndSuccessor())
 
@@ -524,7 +523,6 @@ def _give_up_hung(self: Predecessor, now: float, reason: str) -> Actions:
 
 def _resume_serving(self: Predecessor, now: float) -> Actions:
     """The successor is no more: what now?"""
-    self.reason = None
     self.alone = self.cut = False
     if self.then is Then.STOP:
         self._become(_P.GONE, now)
@@ -584,7 +582,8 @@ def _stop_draining(self: Predecessor, event: StopRequested, now: float) -> Actio
 
 @_on(Predecessor, _UPGRADING, StopRequested)
 def _stop_upgrading(self: Predecessor, event: StopRequested, now: float) -> Actions:
-    patience = _patience(self)
+    # SIGINT and SIGQUIT want it quick.
+    patience = _patience(self) if event.how == "term" else self.limits.end
     self.stop_how = event.how
     return _give_up(self, now, f"this master was stopped by SIG{event.how.upper()}", patience, Then.STOP)
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import mmap
-from typing import Any
+from typing import Any, ClassVar
 
 from gunicorn_hot import private
 from gunicorn_hot.channel import Channel
@@ -22,7 +22,7 @@ class Link:
     """Made by the master before it forks the worker; each side then keeps its own end.
 
     Messages to the worker: open, pause(number), resume, drain(timeout), hold, release.
-    Messages from the worker: ready, paused(number), failed(reason, traceback), cut(count).
+    Messages from the worker: ready, paused(number), failed(reason), cut(count).
 
     The board is shared memory in which both sides say things without a system call (Apache's "scoreboard"). It is what
     makes a cut-over fast. A worker sets ACCEPTING, *then* looks at SENT, reads its link if there is something new, and
@@ -31,7 +31,11 @@ class Link:
     A processor may let the worker's look at SENT overtake its own write of ACCEPTING, by some nanoseconds. A connection
     that is accepted just then was in the queue before the gate could open, so it breaks no promise."""
 
+    #: The last one made, until its worker has been forked: when that fails nobody else knows of it.
+    _unforked: ClassVar[Link | None] = None
+
     def __init__(self) -> None:
+        Link._unforked = self
         self.board = mmap.mmap(-1, _SIZE)
         self.master_end, self.worker_end = Channel.pair()
         # Registered before the fork, so that not even this worker gets the master's end.
@@ -39,8 +43,16 @@ class Link:
 
     def become_master(self) -> None:
         """In the master, after the fork. Later workers have no business with this one's board."""
+        Link._unforked = None
         self.worker_end.close()
         private.register(self.board)
+
+    @classmethod
+    def close_unforked(cls) -> None:
+        """In the master: the worker could not be forked."""
+        if cls._unforked is not None:
+            cls._unforked.close()
+            cls._unforked = None
 
     def tell(self, type: str, **fields: Any) -> None:
         """In the master: send a message to the worker."""
@@ -59,7 +71,7 @@ class Link:
         return self.board[IN_FLIGHT]
 
     def close(self) -> None:
-        """In the master: the worker is gone, or could not be forked."""
+        """In the master: the worker is gone."""
         private.forget(self.master_end)
         private.forget(self.board)
         self.worker_end.close()

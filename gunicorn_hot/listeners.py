@@ -55,7 +55,9 @@ def choose(wanted: list[Any], inherited: list[Any], bound: list[Any]) -> list[in
 
 
 def _plain(address: Any) -> Any:
-    """Return an address in a form that can be compared: JSON knows no tuples, and IPv6 names have four parts."""
+    """Return an address in a form that can be compared: JSON knows no tuples, IPv6 names have four parts."""
+    if isinstance(address, str):
+        return _path(address)
     return tuple(address[:2]) if isinstance(address, (list, tuple)) else address
 
 
@@ -97,8 +99,16 @@ def inherit(cfg: Any, log: Any, environ: MutableMapping[str, str]) -> tuple[list
 
 
 def _text(address: Any) -> Any:
-    """getsockname() calls an abstract unix socket by bytes."""
-    return os.fsdecode(address) if isinstance(address, bytes) else address
+    """Return an address that JSON can take, and that means the same in every folder.
+
+    getsockname() calls an abstract unix socket by bytes."""
+    if isinstance(address, bytes):
+        address = os.fsdecode(address)
+    return _path(address) if isinstance(address, str) else address
+
+
+def _path(address: str) -> str:
+    return address if address.startswith("\0") or not address else os.path.realpath(address)
 
 
 def _name(fd: int) -> Any:
@@ -135,8 +145,11 @@ def end(listener: Any) -> None:
     except OSError:
         pass  # not listening any more
     listener.close()
-    if isinstance(name, str) and name and not name.startswith("\0") and os.path.exists(name):
-        os.unlink(name)
+    if isinstance(name, str) and name:
+        try:
+            os.unlink(name)
+        except OSError:
+            pass  # gone already, or somebody else's to remove
 
 
 def _kernel_poll() -> Any:

@@ -18,7 +18,7 @@ class Predecessor:
         self.pid = pid
         self.channel = channel
         self._death: int | None = None
-        if channel is None and hasattr(os, "pidfd_open"):
+        if channel is None and self.is_parent and hasattr(os, "pidfd_open"):
             try:
                 self._death = os.pidfd_open(pid)
             except OSError:

@@ -21,7 +21,7 @@ _registered: dict[int, Closable] = {}
 
 
 def register(resource: Closable) -> None:
-    """Close `resource` in every child that this process forks from now on."""
+    """Close `resource` in every child that this process forks from now on, until `forget`."""
     _registered[id(resource)] = resource
 
 

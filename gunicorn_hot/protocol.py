@@ -81,7 +81,7 @@ class Decoder:
 def _parse(body: bytes) -> Message:
     try:
         fields = json.loads(body)
-    except ValueError as exc:
+    except (ValueError, RecursionError) as exc:
         raise ProtocolError(f"a message is not JSON: {exc}") from None
     if not isinstance(fields, dict) or not isinstance(fields.get("type"), str):
         raise ProtocolError("a message is not a JSON object with a type")

@@ -60,9 +60,13 @@ class Successor:
 
     @classmethod
     def start(cls, server: Arbiter) -> Successor:
-        """Fork, and exec in the child. Raises OSError when there can be no child.
+        """Fork, and exec in the child. Raises OSError when there can be no child, or none that could serve.
 
         What goes wrong in the child, before or in its exec, comes over the channel as "failed"."""
+        if server.cfg.reuse_port:
+            raise OSError("reuse_port is not supported: each worker's own socket would die with it")
+        if server.systemd:
+            raise OSError("sockets of systemd (socket activation) are not supported: let gunicorn bind")
         output = early_output.Capture()
         try:
             ours, theirs = Channel.pair()

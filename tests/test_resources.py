@@ -24,7 +24,6 @@ KNOWN = {
     "nested": "RecursionError of the JSON decoder ends the serving master",
     "progress-infinite": "OverflowError of int() ends the serving master",
     # Accepted in SPEECHES below, by the reasons that they allow.
-    "why-reset": "the reason of a successor that dies with our order unread: Connection reset by peer",
     "why-sigterm": "a ready successor that ends gets our SIGTERM in the middle of that, and that is the reason",
 }
 
@@ -496,8 +495,8 @@ channel.setblocking(True)
 {speech}
 """
 
-#: KNOWN["why-reset"] and KNOWN["why-sigterm"].
-SPOILT = "Connection reset by peer|was killed by SIGTERM"
+#: KNOWN["why-sigterm"].
+SPOILT = "was killed by SIGTERM"
 
 SPEECHES = {
     "garbage": ('channel.sendall(b"GET / HTTP/1.1\\r\\n\\r\\n"); hang()', "not a gunicorn_hot message"),

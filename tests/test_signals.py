@@ -14,6 +14,7 @@ from server import Service, is_running, until, wait_gone
 #: What the package does and a reader may not expect, or what is a bug that has been reported: the reason.
 KNOWN = {
     "ttin-says-died": "spawn_workers says that a worker has died whenever it boots one beside a successor",
+    "out-of-memory": "workers that are killed while they boot are logged by gunicorn as perhaps out of memory",
     "quick-stop-cuts": "INT and QUIT are gunicorn's quick stop: a successor in the probation cuts what it holds",
 }
 
@@ -53,7 +54,7 @@ def draining(service: Service) -> Iterator[int]:
         service.release("B")
         mark = service.mark()
         successor = service.begin_upgrade()
-        service.wait_log("draining 1 requests", after=mark)
+        service.wait_log(r"draining \d+ requests", after=mark)
         until(lambda: service.pid_in() == successor, "the successor's pid in the pid file")
         yield successor
         service.write("go")
@@ -143,9 +144,9 @@ def test_stop_of_the_old_before_the_commit_stops_the_service(
     service.wait_log(f"Upgrade failed: this master was stopped by SIG{sig.name.removeprefix('SIG')}", after=mark)
     service.wait_log(rf"\[{service.master}\] .* Shutting down: Master", after=mark)
     assert exit_status(service) == 0
-    # It was asked to end, and has.
+    # It was asked to end, and has. KNOWN["out-of-memory"]: of its workers that loaded the application that cannot be said.
     assert "killing it" not in service.log
-    assert "SIGKILL" not in service.log
+    assert "the successor was killed" not in service.log
 
 
 def test_term_of_the_old_while_the_successor_boots_finishes_requests(service: Service) -> None:
@@ -182,7 +183,7 @@ def test_stop_of_the_old_after_the_commit_leaves_the_successor(service: Service,
         service.release("B")
         mark = service.mark()
         successor = service.begin_upgrade()
-        service.wait_log("draining 1 requests", after=mark)
+        service.wait_log(r"draining \d+ requests", after=mark)
         with unnoticed(service, gen="B") as load:
             service.signal(sig)
             service.wait_log("Drain ended early", after=mark)

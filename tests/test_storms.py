@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import random
 import signal
 import time
@@ -10,7 +9,7 @@ from collections.abc import Sequence
 
 import pytest
 from outside import check_sole, descriptors, environment_of, resident, settle, shape, threads, unnoticed, zombies
-from server import Service
+from server import Service, until
 
 #: A master that was executed by another has these beyond what the first one has; no later one has more.
 OURS = ("GUNICORN_HOT", "GUNICORN_PID", "GUNICORN_FD", "LISTEN_")
@@ -93,7 +92,7 @@ def test_a_storm_of_a_draining_master(service: Service) -> None:
         service.release("B")
         mark = service.mark()
         service.begin_upgrade()
-        service.wait_log("draining 1 requests", after=mark)
+        service.wait_log(r"draining \d+ requests", after=mark)
         with unnoticed(service, gen="B"):
             storm(service, [0.003] * 20)
             service.wait_log("passed on to the successor", after=mark)
@@ -102,13 +101,31 @@ def test_a_storm_of_a_draining_master(service: Service) -> None:
             check_serves_and_upgrades(service, "Z")
 
 
+def footprint(service: Service) -> dict[str, object]:
+    """Return what could grow with each upgrade."""
+    master, environment = service.master, environment_of(service.master)
+    return {
+        "descriptors": shape(master),
+        "threads": threads(master),
+        "workers' descriptors": of_workers(service),
+        "environment": sorted(environment),
+        "ours": {name: len(environment[name].split(",")) for name in environment if name.startswith(OURS)},
+        "zombies": zombies(),
+        "files": sorted(path.name for path in service.folder.iterdir() if "tmp" not in path.name),
+    }
+
+
+def of_workers(service: Service) -> list[list[str]]:
+    """Return what the workers have open, without their sockets: they may have clients."""
+    return [[kind for kind in shape(worker) if kind != "socket"] for worker in service.workers()]
+
+
 def upgrade_in_a_row(service: Service, count: int) -> None:
     """Upgrade `count` times under load; each master must be like the first that was executed by another."""
     service.configure(hot_probation=0)
     service.start()
     first: dict[str, object] = {}
     memory: list[int] = []
-    names: set[str] = set()
     with unnoticed(service) as load:
         for number in range(count):
             release = f"R{number}"
@@ -117,23 +134,10 @@ def upgrade_in_a_row(service: Service, count: int) -> None:
             settle(service)
             # The channel to the predecessor is closed as soon as it has left.
             service.wait_log(rf"\[{master}\] .* The predecessor has left")
-            environment = environment_of(master)
-            seen: dict[str, object] = {
-                "descriptors": shape(master),
-                "threads": threads(master),
-                "workers' descriptors": [
-                    # Without its sockets: it may have clients.
-                    [kind for kind in shape(worker) if kind != "socket"] for worker in service.workers()
-                ],
-                "environment": sorted(environment),
-                "ours": {name: len(environment[name].split(",")) for name in environment if name.startswith(OURS)},
-                "zombies": zombies(),
-                "files": sorted(path.name for path in service.folder.iterdir() if "tmp" not in path.name),
-            }
+            first = first or footprint(service)
+            # A leak stays, what a worker has open for a moment does not.
+            until(lambda: footprint(service) == first, f"what it was, after upgrade {number}: {footprint(service)}", 5)
             memory.append(resident(master))
-            names |= set(os.listdir(service.folder))
-            first = first or seen
-            assert seen == first, f"after upgrade {number}"
         check_sole(service, release)
     assert max(memory[2:]) <= min(memory[2:]) * (1 + RSS_TOLERANCE), memory
     assert "WARNING" not in service.log
@@ -157,7 +161,7 @@ def failed_upgrades(service: Service, count: int) -> None:
     memory: list[int] = []
     with unnoticed(service) as load:
         before = descriptors(service.master), threads(service.master)
-        of_workers = [len([kind for kind in shape(worker) if kind != "socket"]) for worker in workers]
+        of_them = of_workers(service)
         for number in range(count):
             mark = service.mark()
             service.release("B broken" if number % 2 else "B hold=never")
@@ -167,7 +171,7 @@ def failed_upgrades(service: Service, count: int) -> None:
             service.wait_log("Upgrade failed", after=mark)
             settle(service)
             assert (descriptors(service.master), threads(service.master)) == before, f"after failure {number}"
-            assert [len([kind for kind in shape(worker) if kind != "socket"]) for worker in workers] == of_workers
+            until(lambda: of_workers(service) == of_them, f"what they had: {of_workers(service)}, {of_them}", 5)
             memory.append(resident(service.master))
         load.wait_for(10, gen="A")
         assert service.workers() == workers

@@ -251,6 +251,10 @@ def open_folder() -> Iterator[Path]:
         shutil.rmtree(folder)
 
 
+#: What the application needs, in the master: an interpreter below /root is not nobody's to read.
+IMPORTS = "import hashlib, json, random, urllib.parse"
+
+
 def owner(pid: int) -> int:
     return Path(f"/proc/{pid}").stat().st_uid
 
@@ -260,14 +264,14 @@ def test_user(environment: dict[str, str]) -> None:
     nobody = pwd.getpwnam("nobody")
     with open_folder() as folder, Service(folder, environment) as service:
         try:
-            service.configure()
+            service.configure(IMPORTS)
             service.start()
             for name in ("log", "loaded"):
                 (folder / name).chmod(0o666)
             with unnoticed(service) as load:
                 for release, settings in [("B", {"user": nobody.pw_uid, "group": nobody.pw_gid}),
                                           ("C", {"user": nobody.pw_uid, "group": nobody.pw_gid}), ("D", {})]:
-                    upgrade(service, release, **settings)
+                    upgrade(service, release, IMPORTS, **settings)
                     load.wait_for(10, gen=release)
                     uid = settings.get("user", 0)
                     # The title is the kernel's to show, the owner of /proc/PID is that of a dumpable process.
@@ -285,7 +289,7 @@ def test_workers_of_another_user_drain_when_their_master_is_killed(environment: 
     """A change of user clears what the kernel was asked to send at a master's death."""
     nobody = pwd.getpwnam("nobody")
     with open_folder() as folder, Service(folder, environment) as service:
-        service.configure(user=nobody.pw_uid, group=nobody.pw_gid, hot_probation=60)
+        service.configure(IMPORTS, user=nobody.pw_uid, group=nobody.pw_gid, hot_probation=60)
         service.start()
         with unnoticed(service) as load:
             service.release("B")

@@ -15,7 +15,6 @@ _TWINS = {
     "gunicorn.workers.sync.SyncWorker": "gunicorn_hot.workers.sync.SyncWorker",
     "gunicorn.workers.gthread.ThreadWorker": "gunicorn_hot.workers.gthread.ThreadWorker",
     "gunicorn.workers.ggevent.GeventWorker": "gunicorn_hot.workers.ggevent.GeventWorker",
-    "gunicorn.workers.ggevent.GeventPyWSGIWorker": "gunicorn_hot.workers.ggevent.GeventPyWSGIWorker",
 }
 
 

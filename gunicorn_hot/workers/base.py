@@ -59,7 +59,7 @@ class HotWorker(_Base):
         self.forked_at = time.monotonic()
         #: Set when it leaves with connections open: a normal exit would wait for the threads that serve them.
         self.leaves_at_once = False
-        self._reading = False
+        self._reading = self._read_again = False
         self._has_reported = False
         #: Messages read from the link, modulo 256: what SENT says when there is nothing to read.
         self._received = 0
@@ -83,8 +83,7 @@ class HotWorker(_Base):
             reason = f"exited with code {exc.code or 0} while it loaded the application"
         else:
             reason = "".join(traceback.format_exception_only(type(exc), exc)).strip()
-        trace = "".join(traceback.format_exception(type(exc), exc, exc.__traceback__))
-        self.link.worker_end.send("failed", reason=reason[-_REASON_BYTES:], traceback=trace[-_REASON_BYTES:])
+        self.link.worker_end.send("failed", reason=reason[-_REASON_BYTES:])
 
     def load_wsgi(self) -> None:
         # Here, because a change of user or group would have cleared it.
@@ -133,9 +132,11 @@ class HotWorker(_Base):
     def read_link(self) -> None:
         """Obey what the master has said; never waits."""
         if self._reading:  # a signal handler has interrupted a call of this
+            self._read_again = True
             return
         self._reading = True
         try:
+            self._read_again = False
             end = self.link.worker_end
             for message in end.receive():
                 self._received = (self._received + 1) % 256
@@ -167,8 +168,12 @@ class HotWorker(_Base):
                 signal.signal(signal.SIGALRM, signal.SIG_DFL)
                 signal.alarm(math.ceil(timeout) + _ORPHAN_GRACE_SECONDS)
                 self._start_drain(timeout)
+                # Nobody can tell us to resume, and whoever starts the service anew wants the addresses.
+                self.close_listeners()
         finally:
             self._reading = False
+        if self._read_again:
+            self.read_link()
 
     def _start_drain(self, timeout: float) -> None:
         self.drain.drain(time.monotonic(), timeout)
@@ -178,6 +183,13 @@ class HotWorker(_Base):
             self.cfg.on_drain(self)
         except Exception:
             self.log.exception("Exception in on_drain hook")
+
+    def close_listeners(self) -> None:
+        """Close this worker's copies of the listening sockets, for good."""
+        sockets, self.sockets = self.sockets, []
+        self.on_phase()
+        for listener in sockets:
+            listener.close()
 
     def on_phase(self) -> None:
         """Called when `drain` has changed its phase, the listeners have changed, or the link has ended."""

@@ -1,4 +1,4 @@
-"""The hot twins of gunicorn's gevent workers: a greenlet per connection."""
+"""The hot twin of gunicorn's gevent worker: a greenlet per connection."""
 
 from __future__ import annotations
 
@@ -11,7 +11,6 @@ import gevent
 from gevent.event import Event
 from gevent.pool import Pool
 from gevent.server import StreamServer
-from gunicorn.http.wsgi import base_environ
 from gunicorn.sock import ssl_context
 from gunicorn.workers import base, ggevent
 
@@ -22,8 +21,8 @@ from gunicorn_hot.workers.base import HotWorker
 _TICK = 1.0
 
 
-class _Accepts:
-    """Mixed into a gevent server: asks the worker before each accept."""
+class _Server(StreamServer):
+    """Asks the worker before each accept."""
 
     worker: GeventWorker
 
@@ -33,16 +32,12 @@ class _Accepts:
         board[ACCEPTING] = 1
         try:
             if worker.alive and worker.may_accept():
-                return super().do_read()  # type: ignore[misc]
+                return super().do_read()
         finally:
             board[ACCEPTING] = 0
         # A pool that gets room starts to accept again by itself, and a readable listener would then spin.
-        self.stop_accepting()  # type: ignore[attr-defined]
+        self.stop_accepting()
         return None
-
-
-class _StreamServer(_Accepts, StreamServer):
-    pass
 
 
 class _Pool(Pool):
@@ -78,7 +73,6 @@ class GeventWorker(HotWorker, ggevent.GeventWorker):
         for listener in self.sockets:
             listener.setblocking(True)
             server = self._server(listener)
-            server.worker = self
             self._servers.append(server)
             server.start()
         while self.alive and not self.drain.done(self._connections()):
@@ -96,29 +90,20 @@ class GeventWorker(HotWorker, ggevent.GeventWorker):
         if self._connections():
             self.report_cut()
 
+    def close_listeners(self) -> None:
+        # Only when the loop has turned once more: a connection that was just accepted still asks for a name.
+        gevent.spawn(super().close_listeners)
+
     def _server(self, listener: Any) -> Any:
         """As gunicorn's worker makes it, but for the class that accepts (gunicorn 25.3 to 27)."""
         pool = _Pool(self.worker_connections)
         pool.worker = self
         ssl_args: dict[str, Any] = {"ssl_context": ssl_context(self.cfg)} if self.cfg.is_ssl else {}
-        if self.server_class is None:
-            handle = partial(self.handle, listener)
-            server = _StreamServer(listener, handle=handle, spawn=pool, **ssl_args)
-            if self.cfg.workers > 1:
-                server.max_accept = 1
-            return server
-        environ = base_environ(self.cfg)
-        environ.update({"wsgi.multithread": True, "SERVER_SOFTWARE": ggevent.VERSION})
-        hot = type(f"Hot{self.server_class.__name__}", (_Accepts, self.server_class), {})
-        return hot(
-            listener,
-            application=self.wsgi,
-            spawn=pool,
-            log=self.log,
-            handler_class=self.wsgi_handler,
-            environ=environ,
-            **ssl_args,
-        )
+        server = _Server(listener, handle=partial(self.handle, listener), spawn=pool, **ssl_args)
+        server.worker = self
+        if self.cfg.workers > 1:
+            server.max_accept = 1
+        return server
 
     def _connections(self) -> int:
         return sum(len(server.pool) for server in self._servers)
@@ -159,7 +144,3 @@ class GeventWorker(HotWorker, ggevent.GeventWorker):
             return super().handle_request(listener_name, req, sock, addr)
         finally:
             self.end_request(entry)
-
-
-class GeventPyWSGIWorker(GeventWorker, ggevent.GeventPyWSGIWorker):
-    pass

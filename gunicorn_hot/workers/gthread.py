@@ -18,7 +18,8 @@ from gunicorn_hot.link import ACCEPTING
 from gunicorn_hot.workers.base import HotWorker
 
 _TICK = 1.0
-_NOBODY_WAITS = (errno.EAGAIN, errno.EWOULDBLOCK, errno.ECONNABORTED)
+#: EINVAL: the listener was ended by a successor that had no use for it.
+_NOBODY_WAITS = (errno.EAGAIN, errno.EWOULDBLOCK, errno.ECONNABORTED, errno.EINVAL)
 #: As in gunicorn's `util.close_graceful`: seconds, and bytes per read.
 _LINGER = 2.0
 _LINGER_READ = 65536
@@ -56,7 +57,7 @@ class ThreadWorker(HotWorker, StockThreadWorker):
             self._link_fd = link.fileno()
             self.poller.register(self._link_fd, selectors.EVENT_READ, self._on_link)
         drain = self.drain
-        while self.alive and not drain.done(self.nr_conns + len(self._lingering)):
+        while self.alive and not drain.done(self.nr_conns):
             self.notify()
             can_accept = drain.accepting and self.nr_conns < self.worker_connections
             if can_accept != self._accepting:
@@ -68,7 +69,6 @@ class ThreadWorker(HotWorker, StockThreadWorker):
                     self.report_cut()
                     self.leaves_at_once = True
                     return
-                self._end_lingering(now)
                 patience = self._patience(now)
             self.wait_for_and_dispatch_events(patience)
             self.murder_keepalived()
@@ -105,6 +105,7 @@ class ThreadWorker(HotWorker, StockThreadWorker):
             util.close(client)  # the client was quicker
         else:
             self._lingering.append((time.monotonic() + _LINGER, client))
+            self.nr_conns += 1
 
     def _on_lingering(self, client: Any) -> None:
         try:
@@ -117,11 +118,15 @@ class ThreadWorker(HotWorker, StockThreadWorker):
         self._lingering = deque(entry for entry in self._lingering if entry[1] is not client)
         self._end(client)
 
-    def _end_lingering(self, now: float) -> None:
+    def murder_keepalived(self, *args: Any, **kwargs: Any) -> None:
+        # Also called by the loop in which gunicorn's worker stops.
+        now = time.monotonic()
         while self._lingering and self._lingering[0][0] <= now:
             self._end(self._lingering.popleft()[1])
+        super().murder_keepalived(*args, **kwargs)
 
     def _end(self, client: Any) -> None:
+        self.nr_conns -= 1
         self.poller.unregister(client)
         util.close(client)
 
@@ -131,6 +136,10 @@ class ThreadWorker(HotWorker, StockThreadWorker):
     def on_phase(self) -> None:
         if self.link.worker_end.closed:
             self._forget_link()
+
+    def close_listeners(self) -> None:
+        self.set_accept_enabled(False)
+        super().close_listeners()
 
     def _forget_link(self) -> None:
         if self._link_fd is not None:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import os
+import signal
 from typing import Any
 
 from gunicorn_hot.workers.base import HotWorker
@@ -18,3 +20,14 @@ class _Gated(HotWorker):
     def run(self) -> None:
         if self.pass_gate():
             super().run()
+
+    def is_parent_alive(self) -> bool:
+        return os.getppid() == self.ppid
+
+    def on_phase(self) -> None:
+        # It asks nobody whether it may accept: the end of its master has to be a signal that it knows.
+        if self.link.worker_end.closed and self.gate_open:
+            os.kill(os.getpid(), signal.SIGTERM)
+
+    def close_listeners(self) -> None:
+        """Its own shutdown does that."""

@@ -13,7 +13,8 @@ from gunicorn.workers.sync import SyncWorker as StockSyncWorker
 from gunicorn_hot.link import ACCEPTING
 from gunicorn_hot.workers.base import HotWorker
 
-_NOBODY_WAITS = (errno.EAGAIN, errno.EWOULDBLOCK, errno.ECONNABORTED)
+#: EINVAL: the listener was ended by a successor that had no use for it.
+_NOBODY_WAITS = (errno.EAGAIN, errno.EWOULDBLOCK, errno.ECONNABORTED, errno.EINVAL)
 
 
 class SyncWorker(HotWorker, StockSyncWorker):
@@ -21,6 +22,18 @@ class SyncWorker(HotWorker, StockSyncWorker):
         if self.pass_gate():
             self.on_phase()
             super().run()
+
+    def run_for_one(self, timeout: float) -> None:
+        if len(self.sockets) != 1:  # the only one was ended by a successor that has failed since
+            return self.run_for_multiple(timeout)
+        (listener,) = self.sockets
+        drain = self.drain
+        while self.alive and not drain.draining:
+            self.notify()
+            # As gunicorn does: accept until nobody waits, and only then pay for a select.
+            # The drain may be among what was read before the accept: then nothing would end a wait.
+            if not self._accept_one(listener) and not drain.draining:
+                self._wait(timeout)
 
     def on_phase(self) -> None:
         #: The listeners by descriptor, and all that a wait looks at: numbers, which select takes as they are.
@@ -30,16 +43,6 @@ class SyncWorker(HotWorker, StockSyncWorker):
             self._sources.append(self.link.worker_end.fileno())
         if self.drain.accepting:
             self._sources += self._listeners
-
-    def run_for_one(self, timeout: float) -> None:
-        (listener,) = self.sockets
-        drain = self.drain
-        while self.alive and not drain.draining:
-            self.notify()
-            # As gunicorn does: accept until nobody waits, and only then pay for a select.
-            # The drain may be among what was read before the accept: then nothing would end a wait.
-            if not self._accept_one(listener) and not drain.draining:
-                self._wait(timeout)
 
     def run_for_multiple(self, timeout: float) -> None:
         while self.alive and not self.drain.draining:
