@@ -144,7 +144,7 @@ def test_stop_of_the_old_before_the_commit_stops_the_service(
     service.wait_log(f"Upgrade failed: this master was stopped by SIG{sig.name.removeprefix('SIG')}", after=mark)
     service.wait_log(rf"\[{service.master}\] .* Shutting down: Master", after=mark)
     assert exit_status(service) == 0
-    # It was asked to end, and has. KNOWN["out-of-memory"]: of its workers that loaded the application that cannot be said.
+    # It was asked to end, and has. Of its workers that were loading the application: KNOWN["out-of-memory"].
     assert "killing it" not in service.log
     assert "the successor was killed" not in service.log
 

@@ -157,6 +157,26 @@ def test_a_removed_address_is_served_until_the_commit(service: Service) -> None:
     assert service.ask(address=removed).gen == "A"
 
 
+def test_a_removed_address_refuses_while_the_old_generation_drains(service: Service) -> None:
+    """The old workers have it open, and nobody accepts there any more."""
+    kept, removed, file = service.address, f"127.0.0.1:{free_port()}", f"unix:{service.folder}/sock"
+    service.configure(bind=[kept, removed, file], hot_probation=0)
+    service.start()
+    old = service.master
+    service.configure(bind=[kept], hot_probation=0)
+    with service.held() as held:
+        service.release("B")
+        mark = service.mark()
+        successor = service.begin_upgrade()
+        service.wait_log(r"draining \d+ requests", after=mark)
+        until(lambda: refused(removed) and refused(file), "a refusal")
+        assert is_running(old)
+        assert service.ask().gen == "B"
+        service.write("go")
+        assert held.answer().gen == "A"
+    check_sole(service, "B", master=successor)
+
+
 @pytest.mark.parametrize("change", ["added", "instead"])
 def test_an_address_that_cannot_be_bound(service: Service, change: str) -> None:
     service.configure()

@@ -151,7 +151,8 @@ class HotWorker(_Base):
                     self.drain.resume()
                     self.on_phase()
                 elif message.type == "drain":
-                    self._start_drain(float(message.fields["timeout"]))
+                    # The master ends the drain, by SIGQUIT: this worker's own deadline is only for a master that dies.
+                    self._start_drain(float(message.fields["timeout"]) + _ORPHAN_GRACE_SECONDS)
                 elif message.type == "open":
                     self.gate_open = True
                 elif message.type == "hold":
