@@ -130,8 +130,6 @@ def test_import_alone_changes_nothing(service: Service) -> None:
         ({"worker_class": None}, "gunicorn_hot.workers.sync.SyncWorker"),
         ({"worker_class": "gthread"}, "gunicorn_hot.workers.gthread.ThreadWorker"),
         ({"worker_class": "gevent"}, "gunicorn_hot.workers.ggevent.GeventWorker"),
-        ({"worker_class": "gunicorn.workers.ggevent.GeventPyWSGIWorker"},
-         "gunicorn_hot.workers.ggevent.GeventPyWSGIWorker"),
         ({"worker_class": "gunicorn_hot.workers.sync.SyncWorker"},
          "gunicorn_hot.workers.sync.SyncWorker"),
         ({"worker_class": "gunicorn_hot.workers.gthread.ThreadWorker"},
