@@ -95,6 +95,8 @@ class HotArbiter(_Base):
         #: When a worker may be booted again, after one could not load the application.
         self._spawn_after = 0.0
         self._is_up = False
+        #: Workers are booted because the operator wants more of them.
+        self._growing = False
         self._last_title = ""
         self._use_twin()
         if self.predecessor is not None:
@@ -222,7 +224,11 @@ class HotArbiter(_Base):
             case handover.Reload():
                 super().handle_hup()
             case handover.Resize(how):
-                getattr(super(), f"handle_{how}")()
+                self._growing = True
+                try:
+                    getattr(super(), f"handle_{how}")()
+                finally:
+                    self._growing = False
             case handover.Halt(reason):
                 raise HaltServer(reason, self.WORKER_BOOT_ERROR)
             case handover.Stop(how):
@@ -403,7 +409,7 @@ class HotArbiter(_Base):
         if time.monotonic() < self._spawn_after:
             return
         for _ in range(self.num_workers - len(self.WORKERS)):
-            if self.successor is not None:
+            if self.successor is not None and not self._growing:
                 self.log.warning("Upgrade: a worker has died and is replaced; the new one loads what is deployed now")
             try:
                 self.spawn_worker()

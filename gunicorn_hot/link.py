@@ -35,11 +35,11 @@ class Link:
     _unforked: ClassVar[Link | None] = None
 
     def __init__(self) -> None:
-        Link._unforked = self
         self.board = mmap.mmap(-1, _SIZE)
         self.master_end, self.worker_end = Channel.pair()
         # Registered before the fork, so that not even this worker gets the master's end.
         private.register(self.master_end)
+        Link._unforked = self
 
     def become_master(self) -> None:
         """In the master, after the fork. Later workers have no business with this one's board."""

@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import signal
 import sys
+from collections.abc import Iterable
 from typing import TYPE_CHECKING, Any
 
 from gunicorn_hot import early_output, listeners, private
@@ -76,9 +77,14 @@ class Successor:
         private.register(ours)
         try:
             env = environment(server)
-            pid = os.fork()
-            if pid == 0:
-                _exec(server, theirs, output, env)
+            # A signal that meets the child before its exec would run the parent's handlers there, and be lost.
+            mask = signal.pthread_sigmask(signal.SIG_BLOCK, server.SIGNALS)
+            try:
+                pid = os.fork()
+                if pid == 0:
+                    _exec(server, theirs, output, env, mask)
+            finally:
+                signal.pthread_sigmask(signal.SIG_SETMASK, mask)
         except BaseException:
             private.forget(ours)
             output.close()
@@ -119,12 +125,14 @@ class Successor:
         private.forget(self.output)
 
 
-def _exec(server: Any, channel: Channel, output: early_output.Capture, env: dict[str, str]) -> None:
-    """Become the new master, in the child of a fork. Never returns."""
+def _exec(
+    server: Any, channel: Channel, output: early_output.Capture, env: dict[str, str], mask: Iterable[int]
+) -> None:
+    """Become the new master, in the child of a fork, with `mask` as its signal mask. Never returns."""
     try:
-        # The parent's handlers would swallow what ends this process before its exec.
         for number in server.SIGNALS:
             signal.signal(number, signal.SIG_DFL)
+        signal.pthread_sigmask(signal.SIG_SETMASK, mask)
         channel.set_inheritable()
         env[CHANNEL_VARIABLE] = str(channel.fileno())
         server.cfg.pre_exec(server)

@@ -13,7 +13,6 @@ from server import Service, is_running, until, wait_gone
 
 #: What the package does and a reader may not expect, or what is a bug that has been reported: the reason.
 KNOWN = {
-    "ttin-says-died": "spawn_workers says that a worker has died whenever it boots one beside a successor",
     "out-of-memory": "workers that are killed while they boot are logged by gunicorn as perhaps out of memory",
     "quick-stop-cuts": "INT and QUIT are gunicorn's quick stop: a successor in the probation cuts what it holds",
 }
@@ -238,8 +237,7 @@ def test_ttin_and_ttou_to_the_old_before_the_cut_over(service: Service) -> None:
     service.wait_log("Upgrade: done", after=mark)
     check_sole(service, "B")
     # Nobody has died.
-    if "a worker has died" in service.log:
-        pytest.xfail(KNOWN["ttin-says-died"])
+    assert "a worker has died" not in service.log
 
 
 @pytest.mark.parametrize("sig", [signal.SIGHUP, signal.SIGWINCH, signal.SIGTTIN, signal.SIGTTOU], ids=name)

@@ -11,6 +11,7 @@ import pytest
 from outside import check_sole, descriptors, environment_of, resident, settle, shape, threads, unnoticed, zombies
 from server import Service, until
 
+#: A bug that has been reported: the reason. Seen with gaps of 1 to 3 ms, not each time.
 #: A master that was executed by another has these beyond what the first one has; no later one has more.
 OURS = ("GUNICORN_HOT", "GUNICORN_PID", "GUNICORN_FD", "LISTEN_")
 #: Memory that comes and goes with the allocator's moods.
@@ -49,7 +50,7 @@ def test_pairs(service: Service, first: int) -> None:
         check_serves_and_upgrades(service, "Z")
     assert "Upgrade failed" not in service.log
     assert "cannot happen" not in service.log
-    # Each successor that was replaced has ended when it was asked to.
+    # Each successor that was replaced should have ended when it was asked to.
     assert "killing it" not in service.log
 
 
@@ -65,7 +66,7 @@ def test_tens(service: Service, count: int, probation: float) -> None:
         check_serves_and_upgrades(service, "Z")
     assert "Upgrade failed" not in service.log
     assert "cannot happen" not in service.log
-    # Each successor that was replaced has ended when it was asked to.
+    # Each successor that was replaced should have ended when it was asked to.
     assert "killing it" not in service.log
 
 

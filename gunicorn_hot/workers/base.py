@@ -12,6 +12,8 @@ import time
 import traceback
 from typing import TYPE_CHECKING, Any
 
+from gunicorn.sock import ssl_context
+
 from gunicorn_hot import listeners, settings
 from gunicorn_hot.drain import Drain, InFlight
 from gunicorn_hot.link import IN_FLIGHT, SENT, Link
@@ -88,6 +90,9 @@ class HotWorker(_Base):
     def load_wsgi(self) -> None:
         # Here, because a change of user or group would have cleared it.
         self._die_with_master(signal.SIGKILL)
+        if self.cfg.is_ssl:
+            # gunicorn reads the certificate with each connection: clients would be the first to notice a bad one.
+            ssl_context(self.cfg)
         super().load_wsgi()
 
     def _die_with_master(self, sig: int) -> None:
