@@ -194,6 +194,8 @@ def environment() -> dict[str, str]:
     )
     if installed.returncode:
         env["PYTHONPATH"] = str(REPOSITORY)
+    # A configuration file that is rewritten within a second, at the same length, would be taken from its .pyc.
+    env["PYTHONDONTWRITEBYTECODE"] = "1"
     return env
 
 

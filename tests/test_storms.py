@@ -11,7 +11,6 @@ import pytest
 from outside import check_sole, descriptors, environment_of, resident, settle, shape, threads, unnoticed, zombies
 from server import Service, until
 
-#: A bug that has been reported: the reason. Seen with gaps of 1 to 3 ms, not each time.
 #: A master that was executed by another has these beyond what the first one has; no later one has more.
 OURS = ("GUNICORN_HOT", "GUNICORN_PID", "GUNICORN_FD", "LISTEN_")
 #: Memory that comes and goes with the allocator's moods.
