@@ -195,6 +195,9 @@ class HotWorker(_Base):
         sockets, self.sockets = self.sockets, []
         self.on_phase()
         for listener in sockets:
+            # A request that has just been accepted still asks its listener for this.
+            name = listener.getsockname()
+            listener.getsockname = lambda name=name: name
             listener.close()
 
     def on_phase(self) -> None:

@@ -91,8 +91,7 @@ class GeventWorker(HotWorker, ggevent.GeventWorker):
             self.report_cut()
 
     def close_listeners(self) -> None:
-        # Only when the loop has turned once more: a connection that was just accepted still asks for a name.
-        gevent.spawn(super().close_listeners)
+        """Left to the exit: a greenlet asks its listener for a name as late as after a TLS handshake."""
 
     def _server(self, listener: Any) -> Any:
         """As gunicorn's worker makes it, but for the class that accepts (gunicorn 25.3 to 27)."""
