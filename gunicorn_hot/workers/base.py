@@ -10,6 +10,7 @@ import signal
 import sys
 import time
 import traceback
+from functools import partial
 from typing import TYPE_CHECKING, Any
 
 from gunicorn.sock import ssl_context
@@ -29,6 +30,10 @@ _ORPHAN_GRACE_SECONDS = 2
 
 #: The hot worker that this process is, or None in a master.
 current: HotWorker | None = None
+
+
+def _same(value: Any) -> Any:
+    return value
 
 
 class HotWorker(_Base):
@@ -192,12 +197,12 @@ class HotWorker(_Base):
 
     def close_listeners(self) -> None:
         """Close this worker's copies of the listening sockets, for good."""
-        sockets, self.sockets = self.sockets, []
+        sockets: list[Any] = list(self.sockets)
+        self.sockets = []
         self.on_phase()
         for listener in sockets:
             # A request that has just been accepted still asks its listener for this.
-            name = listener.getsockname()
-            listener.getsockname = lambda name=name: name
+            listener.getsockname = partial(_same, listener.getsockname())
             listener.close()
 
     def on_phase(self) -> None:
