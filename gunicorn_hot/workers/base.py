@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ctypes
+import errno
 import math
 import os
 import select
@@ -27,6 +28,8 @@ else:
 _REASON_BYTES = 8192
 _PR_SET_PDEATHSIG = 1
 _ORPHAN_GRACE_SECONDS = 2
+#: What an accept says that has found no connection. EINVAL: a successor that had no use for the listener ended it.
+NOBODY_WAITS = (errno.EAGAIN, errno.EWOULDBLOCK, errno.ECONNABORTED, errno.EINVAL)
 
 #: The hot worker that this process is, or None in a master.
 current: HotWorker | None = None

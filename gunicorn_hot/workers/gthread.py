@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import errno
 import selectors
 import socket
 import ssl
@@ -15,11 +14,9 @@ from gunicorn.workers.gthread import TConn
 from gunicorn.workers.gthread import ThreadWorker as StockThreadWorker
 
 from gunicorn_hot.link import ACCEPTING
-from gunicorn_hot.workers.base import HotWorker
+from gunicorn_hot.workers.base import NOBODY_WAITS, HotWorker
 
 _TICK = 1.0
-#: EINVAL: the listener was ended by a successor that had no use for it.
-_NOBODY_WAITS = (errno.EAGAIN, errno.EWOULDBLOCK, errno.ECONNABORTED, errno.EINVAL)
 #: As in gunicorn's `util.close_graceful`: seconds, and bytes per read.
 _LINGER = 2.0
 _LINGER_READ = 65536
@@ -154,7 +151,7 @@ class ThreadWorker(HotWorker, StockThreadWorker):
                 return
             client, address = listener.accept()
         except OSError as exc:
-            if exc.errno not in _NOBODY_WAITS:
+            if exc.errno not in NOBODY_WAITS:
                 raise
             return
         finally:

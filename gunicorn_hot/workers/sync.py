@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import errno
 import os
 import select
 from typing import Any
@@ -11,10 +10,7 @@ from gunicorn import util
 from gunicorn.workers.sync import SyncWorker as StockSyncWorker
 
 from gunicorn_hot.link import ACCEPTING
-from gunicorn_hot.workers.base import HotWorker
-
-#: EINVAL: the listener was ended by a successor that had no use for it.
-_NOBODY_WAITS = (errno.EAGAIN, errno.EWOULDBLOCK, errno.ECONNABORTED, errno.EINVAL)
+from gunicorn_hot.workers.base import NOBODY_WAITS, HotWorker
 
 
 class SyncWorker(HotWorker, StockSyncWorker):
@@ -69,7 +65,7 @@ class SyncWorker(HotWorker, StockSyncWorker):
                 return False
             client, addr = listener.accept()
         except OSError as exc:
-            if exc.errno not in _NOBODY_WAITS:
+            if exc.errno not in NOBODY_WAITS:
                 raise
             return False
         finally:
