@@ -7,12 +7,13 @@ and one signal, SIGUSR2, to the master. See the README for what is promised.
 
 from __future__ import annotations
 
+import os
 from typing import Any
 
 import gunicorn
 from gunicorn.errors import ConfigError
 
-from gunicorn_hot import settings
+from gunicorn_hot import inheritance, settings
 
 __version__ = "0.1.0"
 __all__ = ["on_starting"]
@@ -39,4 +40,5 @@ def on_starting(server: Any) -> None:
         raise RuntimeError(str(exc)) from exc
 
 
-settings.add_to_the_one_being_read()
+if settings.add_to_the_one_being_read():
+    inheritance.claim(os.environ)

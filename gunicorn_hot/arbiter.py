@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING, Any
 from gunicorn import util
 from gunicorn.errors import HaltServer
 
-from gunicorn_hot import early_output, handover, listeners, pidfile, private, settings
+from gunicorn_hot import early_output, handover, inheritance, listeners, pidfile, private, settings
 from gunicorn_hot.handover import PredecessorState, SuccessorState
 from gunicorn_hot.link import Link
 from gunicorn_hot.predecessor import Predecessor
@@ -70,10 +70,12 @@ class HotArbiter(_Base):
 
     def become_hot(self) -> None:
         """Do what a constructor would have done."""
+        # Again: the configuration file may have imported this package only inside its own on_starting.
+        inheritance.claim(os.environ)
         self.START_CTX["args"] = command()
         # Where this process was started, not where `chdir` has taken it since: the command may name relative paths.
         self.START_CTX["cwd"] = self.cfg.settings["chdir"].default
-        self.predecessor = Predecessor.of_this_process(os.environ, self.master_pid)
+        self.predecessor = Predecessor.of_this_process(self.master_pid)
         self.successor: Successor | None = None
         self.outgoing = handover.Predecessor(self._limits())
         self.incoming: handover.Successor | None = None
@@ -104,7 +106,8 @@ class HotArbiter(_Base):
             os.environ.pop("GUNICORN_PID", None)
             stock = self.predecessor.channel is None
             self.incoming = handover.Successor(stock=stock)
-            if (inherited := listeners.inherit(self.cfg, self.log, os.environ)) is not None:
+            addresses = inheritance.variables.get(listeners.ADDRESSES_VARIABLE)
+            if (inherited := listeners.inherit(self.cfg, self.log, addresses, os.environ)) is not None:
                 self.LISTENERS, self._unused_listeners = inherited
             self._gate_open = self.cfg.hot_cutover == "overlap"
             if self.predecessor.channel is not None:
@@ -124,7 +127,7 @@ class HotArbiter(_Base):
     def _come_up(self) -> None:
         """gunicorn's start() is behind us: there are sockets, and whoever waits for this master can be told so."""
         self._is_up = True
-        early_output.release(os.environ)
+        early_output.release(inheritance.variables)
         self._tell("hello", pid=self.pid)
 
     def _limits(self) -> handover.Limits:
@@ -636,7 +639,7 @@ class HotArbiter(_Base):
 
     def spawn_dirty_arbiter(self) -> Any:
         # It is forked within start(), and keeps the standard error that it finds.
-        early_output.release(os.environ)
+        early_output.release(inheritance.variables)
         return super().spawn_dirty_arbiter()
 
     def maybe_promote_master(self) -> None:

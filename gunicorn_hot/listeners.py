@@ -71,12 +71,13 @@ def _resolved(address: Any) -> list[Any]:
     return [_plain(entry[4]) for entry in found]
 
 
-def inherit(cfg: Any, log: Any, environ: MutableMapping[str, str]) -> tuple[list[Any], list[int]] | None:
+def inherit(
+    cfg: Any, log: Any, addresses: str | None, environ: MutableMapping[str, str]
+) -> tuple[list[Any], list[int]] | None:
     """Return the listeners of this generation, and the indices of the inherited ones that it has no use for.
 
-    None: there is nothing to inherit, or it is not told well enough to do better than gunicorn. Like gunicorn, exits
-    with 1 when an address cannot be bound."""
-    addresses = environ.pop(ADDRESSES_VARIABLE, None)
+    `addresses`: the value of ADDRESSES_VARIABLE. None: there is nothing to inherit, or it is not told well enough to
+    do better than gunicorn. Like gunicorn, exits with 1 when an address cannot be bound."""
     descriptors = environ.get(DESCRIPTORS_VARIABLE)
     if addresses is None or not descriptors:
         return None

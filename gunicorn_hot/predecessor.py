@@ -4,11 +4,9 @@ from __future__ import annotations
 
 import os
 import signal
-from collections.abc import MutableMapping
 
-from gunicorn_hot import private
+from gunicorn_hot import inheritance, private
 from gunicorn_hot.channel import Channel
-from gunicorn_hot.successor import CHANNEL_VARIABLE
 
 
 class Predecessor:
@@ -26,21 +24,11 @@ class Predecessor:
         private.register(self)
 
     @classmethod
-    def of_this_process(cls, environ: MutableMapping[str, str], pid: int) -> Predecessor | None:
-        """Return the predecessor `pid`, as gunicorn has read it from `environ`, or None when this is a first start.
+    def of_this_process(cls, pid: int) -> Predecessor | None:
+        """Return the predecessor `pid`, as gunicorn has read it from the environment; None: this is a first start.
 
-        Takes our variable out of `environ`: neither workers nor the application have a use for it. Raises OSError
-        when it does not name our channel."""
-        fd = environ.pop(CHANNEL_VARIABLE, None)
-        if not pid:
-            return None
-        if fd is None:
-            return cls(pid, None)
-        try:
-            channel = Channel.from_fd(int(fd))
-        except (OSError, ValueError) as exc:
-            raise OSError(f"{CHANNEL_VARIABLE}={fd} is not the channel to a predecessor: {exc}") from None
-        return cls(pid, channel)
+        Raises OSError when the channel that the environment named is none."""
+        return cls(pid, inheritance.channel()) if pid else None
 
     def death(self) -> int | None:
         """Return a descriptor that is readable once a predecessor without a channel has died, where there is such."""
@@ -58,7 +46,7 @@ class Predecessor:
     def close(self) -> None:
         """Close what belongs to it; may be called twice. In this process `private.forget` is the way to it."""
         if self.channel is not None:
-            self.channel.close()
+            private.forget(self.channel)
         if self._death is not None:
             os.close(self._death)
             self._death = None

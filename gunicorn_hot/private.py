@@ -36,7 +36,7 @@ def _close_in_child() -> None:
         return
     # The wake-up pipe is among what is closed, and its number will be given to something else.
     signal.set_wakeup_fd(-1)
-    for resource in _registered.values():
+    for resource in list(_registered.values()):  # one may close another
         resource.close()
     _registered.clear()
 

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import difflib
 import sys
+from types import FrameType
 from typing import Any
 
 from gunicorn import config
@@ -219,16 +220,19 @@ def add_to(cfg: config.Config) -> bool:
     return bool(missing)
 
 
-def add_to_the_one_being_read() -> None:
-    """Find, up the stack, the application that is reading its configuration file, and add our settings to it."""
-    frame = sys._getframe(1)
+def add_to_the_one_being_read() -> bool:
+    """Find, up the stack, the application that is reading its configuration file, and add our settings to it.
+
+    Returns whether there is one."""
+    frame: FrameType | None = sys._getframe(1)
     while frame is not None:
         app = frame.f_locals.get("self")
         reading = frame.f_code.co_name == "do_load_config"
         if reading and isinstance(app, BaseApplication) and isinstance(app.cfg, config.Config):
             add_to(app.cfg)
-            return
-        frame = frame.f_back  # type: ignore[assignment]
+            return True
+        frame = frame.f_back
+    return False
 
 
 def finish_reading(cfg: config.Config) -> None:

@@ -10,23 +10,11 @@ from typing import TYPE_CHECKING, Any
 
 from gunicorn_hot import early_output, listeners, private
 from gunicorn_hot.channel import Channel
+from gunicorn_hot.inheritance import CHANNEL_VARIABLE, is_ours
 from gunicorn_hot.processes import in_words
 
 if TYPE_CHECKING:
     from gunicorn.arbiter import Arbiter
-
-#: Tells the new master which descriptor is its end of the channel.
-CHANNEL_VARIABLE = "GUNICORN_HOT_FD"
-#: Set by gunicorn for a re-executed master; what an earlier generation was told must not reach the next one.
-_INHERITED = (
-    CHANNEL_VARIABLE,
-    early_output.VARIABLE,
-    listeners.ADDRESSES_VARIABLE,
-    listeners.DESCRIPTORS_VARIABLE,
-    "GUNICORN_PID",
-    "LISTEN_PID",
-    "LISTEN_FDS",
-)
 
 
 def command() -> list[str]:
@@ -38,7 +26,7 @@ def command() -> list[str]:
 
 def environment(server: Arbiter) -> dict[str, str]:
     """Return the environment of the new master: the one that this master was started with, and what it inherits."""
-    env = {name: value for name, value in server.cfg.env_orig.items() if name not in _INHERITED}
+    env = {name: value for name, value in server.cfg.env_orig.items() if not is_ours(name)}
     env["GUNICORN_PID"] = str(server.pid)
     if server.systemd:
         env["LISTEN_FDS"] = str(len(server.LISTENERS))

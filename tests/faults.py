@@ -251,7 +251,7 @@ class Trial:
         self._killed_at = time.monotonic()
         self.killed += pids
         # A kill takes its time under load, and until then the step must not be over either.
-        until(lambda: all((found := process(pid)) is None or found.state in "ZX" for pid in pids), "the victims to be dead")
+        until(lambda: not any(map(is_running, pids)), "the victims to be dead")
         found = process(self.new)
         if master == self.new and self.victim.endswith(("worker", "workers")) and found and found.state != "T":
             # It must have noticed before the step is over: afterwards a death has another meaning.

@@ -80,7 +80,7 @@ def test_a_kept_socket_stays_an_added_one_is_bound_and_a_removed_one_is_closed_h
     env = handed_down(old)
     fds = [int(fd) for fd in env[listeners.DESCRIPTORS_VARIABLE].split(",")]
     cfg = configured(f"unix:{tmp_path}/new", f"127.0.0.1:{port}")
-    inherited = listeners.inherit(cfg, LOG, env)
+    inherited = listeners.inherit(cfg, LOG, env.pop(listeners.ADDRESSES_VARIABLE), env)
     assert inherited is not None
     made, unused = inherited
     assert [one.getsockname() for one in made] == [f"{tmp_path}/new", ("127.0.0.1", port)]
@@ -100,7 +100,8 @@ def test_a_kept_socket_stays_an_added_one_is_bound_and_a_removed_one_is_closed_h
 
 def test_a_socket_of_fd_keeps_its_bound_name() -> None:
     old = create_sockets(configured("127.0.0.1:0"), LOG)
-    inherited = listeners.inherit(configured("fd://3"), LOG, handed_down(old))
+    env = handed_down(old)
+    inherited = listeners.inherit(configured("fd://3"), LOG, env.pop(listeners.ADDRESSES_VARIABLE), env)
     assert inherited is not None
     (made,), unused = inherited
     assert (made.cfg_addr, unused) == (old[0].getsockname(), [])
@@ -123,14 +124,12 @@ def test_an_abstract_socket_of_fd_can_be_told_of() -> None:
 
 
 @pytest.mark.parametrize(
-    "env",
-    [{}, {"GUNICORN_FD": "3"}, {"GUNICORN_HOT_BIND": "[]"}, {"GUNICORN_HOT_BIND": "[]", "GUNICORN_FD": ""}],
-    ids=str,
+    ("addresses", "descriptors"), [(None, None), (None, "3"), ("[]", None), ("[]", "")]
 )
-def test_what_is_not_told_is_left_to_gunicorn(env: dict[str, str]) -> None:
-    descriptors = env.get("GUNICORN_FD")
-    assert listeners.inherit(configured("127.0.0.1:0"), LOG, env) is None
-    assert (env.get("GUNICORN_FD"), "GUNICORN_HOT_BIND" in env) == (descriptors, False)
+def test_what_is_not_told_is_left_to_gunicorn(addresses: str | None, descriptors: str | None) -> None:
+    env = {} if descriptors is None else {"GUNICORN_FD": descriptors}
+    assert listeners.inherit(configured("127.0.0.1:0"), LOG, addresses, env) is None
+    assert env.get("GUNICORN_FD") == descriptors
 
 
 def test_the_end_of_a_socket_is_its_end_in_every_process(tmp_path: Path) -> None:

@@ -1,0 +1,56 @@
+"""What the old master has left to this one: variables in the environment, and the descriptors that they name.
+
+All of it is claimed while gunicorn reads the configuration file, as that imports this package. Only then is it out of
+sight of an application that is preloaded, of its threads, and of the programs that it starts.
+"""
+
+from __future__ import annotations
+
+from collections.abc import MutableMapping
+
+from gunicorn_hot import private
+from gunicorn_hot.channel import Channel
+
+#: Whatever begins so is ours, also what a later version of this package has added.
+PREFIX = "GUNICORN_HOT_"
+#: Which descriptor is the new master's end of the channel.
+CHANNEL_VARIABLE = PREFIX + "FD"
+
+#: Our variables, once they are claimed.
+variables: dict[str, str] = {}
+_channel: Channel | OSError | None = None
+
+
+def claim(environ: MutableMapping[str, str]) -> None:
+    """Take our variables out of `environ`, and the channel from every process forked or executed from now on.
+
+    Without a predecessor they mean nothing, and are only taken away. May be called again."""
+    global _channel
+    found = {name: environ.pop(name) for name in list(environ) if name.startswith(PREFIX)}
+    if not found or "GUNICORN_PID" not in environ:
+        return
+    variables.update(found)
+    fd = found.get(CHANNEL_VARIABLE)
+    if fd is None:
+        return
+    try:
+        _channel = Channel.from_fd(int(fd))
+    except (OSError, ValueError) as exc:
+        _channel = OSError(f"{CHANNEL_VARIABLE}={fd} is not the channel to a predecessor: {exc}")
+    else:
+        private.register(_channel)
+
+
+def channel() -> Channel | None:
+    """Return the channel to the predecessor, or None if it left none.
+
+    Raises OSError when the environment named one that is none."""
+    if isinstance(_channel, OSError):
+        raise _channel
+    return _channel
+
+
+def is_ours(name: str) -> bool:
+    """Whether an environment variable is meant for one generation alone: ours, gunicorn's, or systemd's."""
+    return name.startswith(PREFIX) or name in ("GUNICORN_PID", "GUNICORN_FD", "LISTEN_PID", "LISTEN_FDS")
+
