@@ -310,7 +310,7 @@ class HotArbiter(_Base):
                 self.log.info("Upgrade: %s of %s workers ready", successor.ready, successor.total)
                 self._retitle()
         elif message.type == "ready":
-            self.feed(handover.SuccessorReady(frozenset(self._may_accept())))
+            self.feed(handover.SuccessorReady())
         elif message.type == "opened":
             self.feed(handover.GateOpened())
         elif message.type == "committed":
@@ -655,6 +655,10 @@ class HotArbiter(_Base):
         assert self.successor is not None
         self.log.info("Upgrade: successor with pid: %s is ready after %.2fs", self.successor.pid, took)
         self._call_hook("on_upgrade_ready", self)
+        # The hook may have taken its time: a successor that has died meanwhile is no reason to pause anybody.
+        self._read_links()
+        self._reap_successor()
+        self._events.append(handover.ReadyReported(frozenset(self._may_accept())))
 
     def _report_failure(self, reason: str) -> None:
         self.log.error("Upgrade failed: %s", reason)

@@ -92,7 +92,12 @@ class SuccessorGreeted(Event):
 
 @dataclass(frozen=True)
 class SuccessorReady(Event):
-    """All of its workers are ready; `workers` are the pids of ours that can be paused."""
+    """All of its workers are ready."""
+
+
+@dataclass(frozen=True)
+class ReadyReported(Event):
+    """ReportReady has been performed, and the successor is still there; `workers`: the pids that can be paused."""
 
     workers: frozenset[int]
 
@@ -303,7 +308,7 @@ class ReleaseOwnership(Action):
 
 @dataclass(frozen=True)
 class ReportReady(Action):
-    """Log it, and call on_upgrade_ready."""
+    """Log it, call on_upgrade_ready, and look once more whether the successor lives; answered by ReadyReported."""
 
 
 @dataclass(frozen=True)
@@ -623,10 +628,15 @@ def _replace(self: Predecessor, event: UpgradeRequested, now: float) -> Actions:
 
 @_on(Predecessor, [_P.BOOTING], SuccessorReady)
 def _ready(self: Predecessor, event: SuccessorReady, now: float) -> Actions:
+    # The hook in this may take its time. So nobody is paused, and no bound of the cut-over runs, before it is done.
+    return (ReportReady(),)
+
+
+@_on(Predecessor, [_P.BOOTING], ReadyReported)
+def _cut_over(self: Predecessor, event: ReadyReported, now: float) -> Actions:
     self._become(_P.PAUSING, now, self.limits.cutover)
     self.awaited = event.workers
-    actions: Actions = (ReportReady(), PauseWorkers())
-    return actions if self.awaited else (*actions, *_open(self, now))
+    return (PauseWorkers(),) if self.awaited else (PauseWorkers(), *_open(self, now))
 
 
 def _open(self: Predecessor, now: float) -> Actions:
@@ -841,6 +851,12 @@ _ignore(
     "the successor has died while the end of the drain was reported, and was taken back from",
     [_P.SERVING, _P.BOOTING, _P.ENDING, _P.GONE],
     DoneReported,
+)
+_ignore(
+    Predecessor,
+    "the successor has died while it was reported that it is ready",
+    [_P.SERVING, _P.ENDING, _P.GONE],
+    ReadyReported,
 )
 _ignore(
     Predecessor,

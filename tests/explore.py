@@ -702,9 +702,7 @@ class _Run:
 
     def _from_successor(self, master: Master, message: str) -> handover.Event:
         if message == "ready":
-            # A worker that boots, or that is at its gate, cannot accept.
-            ready = [w.pid for w in master.workers if w.phase not in ("booting", "held")]
-            return handover.SuccessorReady(frozenset(ready))
+            return handover.SuccessorReady()
         return {
             "opened": handover.GateOpened(),
             "committed": handover.SuccessorCommitted(),
@@ -856,6 +854,11 @@ class _Run:
 
     def _each(self, master: Master, change: Any) -> None:
         master.workers = tuple(change(worker) for worker in master.workers)
+
+    def report_ready(self, who: int, master: Master, _action: Any) -> None:
+        # A worker that boots, or that is at its gate, cannot accept.
+        ready = [worker.pid for worker in master.workers if worker.phase not in ("booting", "held")]
+        self._events.append((who, handover.ReadyReported(frozenset(ready))))
 
     def pause_workers(self, who: int, master: Master, _action: Any) -> None:
         def pause(worker: Worker) -> Worker:
@@ -1038,6 +1041,7 @@ _ACTIONS: dict[type[handover.Action], Any] = {
     handover.RequestUpgrade: lambda run, who, master, action: run._events.append((who, handover.UpgradeRequested())),
     handover.Stop: _Run.stop,
     handover.Halt: _Run.stop,
+    handover.ReportReady: _Run.report_ready,
     handover.ReportDone: lambda run, who, master, action: run._events.append((who, handover.DoneReported())),
     handover.Leave: _Run.stop,
 }

@@ -173,7 +173,7 @@ def ignores(self: Any, event: Any, now: float) -> handover.Actions:
 
 def opens_at_once(self: Any, event: Any, now: float) -> handover.Actions:
     self._become(P.OPENING, now, 1.0)
-    return (handover.ReportReady(), handover.PauseWorkers(), handover.Tell("open"))
+    return (handover.PauseWorkers(), handover.Tell("open"))
 
 
 def owns_at_the_gate(self: Any, event: Any, now: float) -> handover.Actions:
@@ -218,7 +218,7 @@ def raises(self: Any, event: Any, now: float) -> handover.Actions:
 OLD, NEW = handover.Predecessor, handover.Successor
 SEEDED: dict[str, tuple[Any, Any, str]] = {
     "a gate that opens before the pauses are answered": (
-        patched(OLD, {(P.BOOTING, handover.SuccessorReady): opens_at_once}), NEW,
+        patched(OLD, {(P.BOOTING, handover.ReadyReported): opens_at_once}), NEW,
         "two generations accept",
     ),
     "a rollback that does not resume": (

@@ -27,7 +27,8 @@ GOOD_UPGRADE = (
     (0.0, handover.UpgradeRequested()),
     (0.0, handover.SuccessorSpawned(7)),
     (0.5, handover.SuccessorGreeted()),
-    (4.0, handover.SuccessorReady(frozenset({1, 2}))),
+    (4.0, handover.SuccessorReady()),
+    (4.0, handover.ReadyReported(frozenset({1, 2}))),
     (4.1, handover.WorkerPaused(1)),
     (4.2, handover.WorkerPaused(2)),
     (4.3, handover.GateOpened()),
@@ -94,7 +95,8 @@ SAMPLES: dict[type[handover.Event], handover.Event] = {
         handover.SuccessorSpawned(7),
         handover.SpawnFailed("no memory"),
         handover.SuccessorGreeted(),
-        handover.SuccessorReady(frozenset({1})),
+        handover.SuccessorReady(),
+        handover.ReadyReported(frozenset({1})),
         handover.WorkerPaused(1),
         handover.WorkerGone(1),
         handover.AllWorkersGone(),
@@ -124,11 +126,11 @@ RAISING = {
     Predecessor: {
         "SERVING": f"GateOpened {EARLIER} {COMMITTED}",
         "BOOTING": f"GateOpened {COMMITTED}",
-        "PAUSING": f"DoneReported GateOpened {EARLIER} {COMMITTED}",
-        "OPENING": f"DoneReported {EARLIER} {COMMITTED}",
-        "PROBATION": f"DoneReported GateOpened {EARLIER} {COMMITTED}",
-        "COMMITTING": f"DoneReported GateOpened {EARLIER} SuccessorStayed",
-        "DRAINING": "GateOpened SpawnFailed SuccessorCommitted SuccessorGreeted SuccessorReady SuccessorSpawned",
+        "PAUSING": f"DoneReported ReadyReported GateOpened {EARLIER} {COMMITTED}",
+        "OPENING": f"DoneReported ReadyReported {EARLIER} {COMMITTED}",
+        "PROBATION": f"DoneReported ReadyReported GateOpened {EARLIER} {COMMITTED}",
+        "COMMITTING": f"DoneReported ReadyReported GateOpened {EARLIER} SuccessorStayed",
+        "DRAINING": f"GateOpened ReadyReported {EARLIER} SuccessorCommitted",
         "ENDING": "SpawnFailed SuccessorSpawned",
         "GONE": "SpawnFailed SuccessorSpawned",
     },
@@ -234,8 +236,9 @@ def test_the_good_upgrade() -> None:
         0 SuccessorSpawned(pid=7) -> BOOTING
             info: Upgrade: booting successor with pid: 7
             tell: leaving
-        4 SuccessorReady(workers=frozenset({1, 2})) -> PAUSING
+        4 SuccessorReady() -> BOOTING
             ReportReady()
+        4 ReadyReported(workers=frozenset({1, 2})) -> PAUSING
             PauseWorkers()
         4.1 WorkerPaused(pid=1) -> PAUSING
         4.2 WorkerPaused(pid=2) -> OPENING
@@ -276,8 +279,9 @@ def test_with_no_worker_to_pause_the_gate_opens_at_once() -> None:
     check(
         predecessor("BOOTING"),
         """
-        4 SuccessorReady(workers=frozenset()) -> OPENING
+        4 SuccessorReady() -> BOOTING
             ReportReady()
+        4 ReadyReported(workers=frozenset()) -> OPENING
             PauseWorkers()
             tell: open
         """,
@@ -315,8 +319,9 @@ def test_without_hot_ready_timeout_a_boot_has_no_bound() -> None:
         predecessor("BOOTING", ready=0),
         """
         9999 Tick() -> BOOTING
-        9999 SuccessorReady(workers=frozenset({1})) -> PAUSING
+        9999 SuccessorReady() -> BOOTING
             ReportReady()
+        9999 ReadyReported(workers=frozenset({1})) -> PAUSING
             PauseWorkers()
         """,
     )
@@ -450,7 +455,8 @@ def test_what_a_successor_says_while_it_is_being_ended_is_ignored() -> None:
         60 Tick() -> ENDING
             ReportFailure(reason='not ready in 60s (hot_ready_timeout)')
             EndSuccessor()
-        60 SuccessorReady(workers=frozenset({1, 2})) -> ENDING
+        60 SuccessorReady() -> ENDING
+        60 ReadyReported(workers=frozenset({1, 2})) -> ENDING
         60 GateOpened() -> ENDING
         60 SuccessorCommitted() -> ENDING
         61 SuccessorExited(status='exited with code 0') -> SERVING
@@ -1009,8 +1015,9 @@ def test_a_reload_is_refused_while_an_upgrade_runs() -> None:
         """
         1 ReloadRequested() -> BOOTING
             warning: SIGHUP ignored: this master is booting a successor
-        4 SuccessorReady(workers=frozenset()) -> OPENING
+        4 SuccessorReady() -> BOOTING
             ReportReady()
+        4 ReadyReported(workers=frozenset()) -> OPENING
             PauseWorkers()
             tell: open
         4 ReloadRequested() -> OPENING
@@ -1045,8 +1052,9 @@ def test_a_resize_is_refused_from_the_cutover_on() -> None:
         """
         1 ResizeRequested(how='ttou') -> BOOTING
             Resize(how='ttou')
-        4 SuccessorReady(workers=frozenset()) -> OPENING
+        4 SuccessorReady() -> BOOTING
             ReportReady()
+        4 ReadyReported(workers=frozenset()) -> OPENING
             PauseWorkers()
             tell: open
         4 ResizeRequested(how='ttin') -> OPENING
