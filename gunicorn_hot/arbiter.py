@@ -753,6 +753,8 @@ class HotArbiter(_Base):
     def setup(self, app: Any) -> None:
         # Again on SIGHUP, with the configuration read anew.
         super().setup(app)
+        for line in settings.misspelt(self.cfg):
+            self.log.error("Ignored: %s", line)
         self._use_twin()
         self.outgoing.limits = self._limits()
 

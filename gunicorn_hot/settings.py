@@ -252,6 +252,14 @@ def finish_reading(cfg: config.Config) -> None:
     cfg.settings = dict(cfg.settings)
 
 
+def misspelt(cfg: config.Config) -> list[str]:
+    """Return a line for each name in the configuration file that looks like ours and is none.
+
+    For a file that is read again: the service runs, and is not ended for that."""
+    names = [name for name in _namespace(cfg) if name.startswith("hot_") and name not in _OURS]
+    return [_unknown(name) for name in names]
+
+
 def _namespace(cfg: config.Config) -> dict[str, Any]:
     location = cfg.config or ""
     module = location[len("python:") :] if location.startswith("python:") else "__config__"

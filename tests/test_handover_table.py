@@ -678,12 +678,32 @@ def test_a_successor_that_dies_while_workers_pause_is_rolled_back() -> None:
         4.1 WorkerPaused(pid=1) -> PAUSING
         4.2 SuccessorClosed(error=None) -> ENDING
             ResumeWorkers()
-            EndSuccessor()
         4.2 SuccessorExited(status='was killed by SIGKILL') -> SERVING
             RestoreOwnership()
             ReportFailure(reason='the successor was killed by SIGKILL')
             tell: staying
         4.3 WorkerPaused(pid=2) -> SERVING
+        """,
+    )
+
+
+def test_a_successor_that_has_closed_its_channel_and_lives_is_ended_after_a_second() -> None:
+    check(
+        predecessor("PROBATION"),
+        """
+        5 SuccessorClosed(error=None) -> ENDING
+            ResumeWorkers()
+        5.9 Tick() -> ENDING
+        6 Tick() -> ENDING
+            EndSuccessor()
+        35.9 Tick() -> ENDING
+        36 Tick() -> ENDING
+            warning: The successor did not end in time, killing it
+            KillSuccessor()
+        36 SuccessorExited(status='was killed by SIGKILL') -> SERVING
+            RestoreOwnership()
+            ReportFailure(reason='the successor was killed by SIGKILL')
+            tell: staying
         """,
     )
 
@@ -709,7 +729,6 @@ def test_a_successor_that_dies_in_probation_is_rolled_back() -> None:
         """
         5 SuccessorClosed(error=None) -> ENDING
             ResumeWorkers()
-            EndSuccessor()
         5 SuccessorExited(status='was killed by SIGKILL') -> SERVING
             RestoreOwnership()
             ReportFailure(reason='the successor was killed by SIGKILL')
@@ -762,7 +781,6 @@ def test_a_successor_that_dies_while_it_commits_is_rolled_back() -> None:
         9.4 SuccessorClosed(error=None) -> ENDING
             ResumeWorkers()
             RestoreOwnership()
-            EndSuccessor()
         9.4 SuccessorExited(status='was killed by SIGKILL') -> SERVING
             RestoreOwnership()
             ReportFailure(reason='the successor was killed by SIGKILL')
@@ -778,7 +796,6 @@ def test_ready_and_death_in_one_loop_is_a_death() -> None:
         """
         4 SuccessorClosed(error=None) -> ENDING
             ResumeWorkers()
-            EndSuccessor()
         4 SuccessorExited(status='was killed by SIGKILL') -> SERVING
             RestoreOwnership()
             ReportFailure(reason='the successor was killed by SIGKILL')
@@ -798,7 +815,6 @@ def test_a_successor_that_dies_while_we_drain_is_taken_back_from() -> None:
         11 SuccessorClosed(error=None) -> ENDING
             ResumeWorkers()
             RestoreOwnership()
-            EndSuccessor()
         11 SuccessorExited(status='was killed by SIGKILL') -> SERVING
             RestoreOwnership()
             ReportFailure(reason='the successor was killed by SIGKILL')
@@ -866,7 +882,6 @@ def test_a_successor_whose_own_upgrade_has_failed_is_taken_back_from_again() -> 
         13 SuccessorClosed(error=None) -> ENDING
             ResumeWorkers()
             RestoreOwnership()
-            EndSuccessor()
         13 SuccessorExited(status='was killed by SIGKILL') -> SERVING
             RestoreOwnership()
             ReportFailure(reason='the successor was killed by SIGKILL')
@@ -915,7 +930,6 @@ def test_last_words_that_say_that_it_stayed_undo_that_it_left() -> None:
         9.4 SuccessorClosed(error=None) -> ENDING
             ResumeWorkers()
             RestoreOwnership()
-            EndSuccessor()
         """,
     )
 
@@ -927,7 +941,6 @@ def test_a_successor_that_is_given_up_cannot_be_helped_by_its_plans() -> None:
         10 SuccessorClosed(error=None) -> ENDING
             ResumeWorkers()
             RestoreOwnership()
-            EndSuccessor()
         10 SuccessorLeft() -> ENDING
         10 SuccessorStayed() -> ENDING
         10 SuccessorExited(status='exited with code 0') -> SERVING
