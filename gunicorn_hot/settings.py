@@ -212,7 +212,7 @@ def add_to(cfg: config.Config) -> bool:
     """Make our settings known to a configuration that was built without them.
 
     Returns whether that was needed."""
-    missing = [name for name in _OURS if name not in cfg.__dict__["settings"]]
+    missing = [name for name in _OURS if name not in cfg.settings]
     if missing:
         cfg.settings = _Settings(cfg.settings)
         for name in missing:
