@@ -24,6 +24,8 @@ WORKERS = {
     "sync": {"workers": 5},
     "gthread": {"workers": 2, "threads": 8},
     "gevent": {"workers": 2},
+    "asgi": {"workers": 2},
+    "uvicorn": {"workers": 2, "worker_class": "uvicorn_worker.UvicornWorker"},
 }
 
 Span = tuple[float, float]
@@ -51,13 +53,13 @@ def complaints(report: Report, releases: str, upgrades: list[Span]) -> list[str]
 def test_upgrades_under_load(
     service: Service, worker: str, socket: str, request: pytest.FixtureRequest
 ) -> None:
-    settings = dict(WORKERS[worker])
+    settings = {"worker_class": worker, **WORKERS[worker]}
     if socket == "unix":
         service.use_unix()
     elif socket == "tls":
         certificate: Certificate = request.getfixturevalue("certificate")
         settings |= service.use_tls(certificate)
-    service.configure(worker_class=worker, hot_probation=0.5, **settings)
+    service.configure(hot_probation=0.5, **settings)
     service.start()
     upgrades = []
     with Load(service.address, CLIENTS, SLOW_MS, service.tls) as load:
