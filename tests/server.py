@@ -199,6 +199,9 @@ def environment() -> dict[str, str]:
     return env
 
 
+ASGI_WORKERS = ["asgi", "uvicorn_worker.UvicornWorker"]
+
+
 def speaks_asgi(worker_class: str) -> bool:
     return worker_class == "asgi" or "uvicorn" in worker_class.lower()
 

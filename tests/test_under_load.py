@@ -25,7 +25,10 @@ WORKERS = {
     "gthread": {"workers": 2, "threads": 8},
     "gevent": {"workers": 2},
     "asgi": {"workers": 2},
+    "asgi-asyncio": {"workers": 2, "worker_class": "asgi", "asgi_loop": "asyncio"},
+    # The loop is uvloop where that is installed; that of the other one is asyncio's.
     "uvicorn": {"workers": 2, "worker_class": "uvicorn_worker.UvicornWorker"},
+    "uvicorn-h11": {"workers": 2, "worker_class": "uvicorn_worker.UvicornH11Worker"},
 }
 
 Span = tuple[float, float]

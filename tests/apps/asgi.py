@@ -6,6 +6,7 @@ Further words in the file "release", of which subject.py's are obeyed too:
     startup=raise     it raises before it has answered: "I do not know the lifespan protocol"
     startup=hang      it never ends
     startup=block     it never ends, and keeps the event loop busy
+    startup=first     it ends in the first process of this release only
     shutdown=NAME     the shutdown is held until the file NAME appears
 
 The file "lifespan" has a line for each startup and shutdown that is complete: which, the release, the pid. The file
@@ -39,6 +40,14 @@ async def held(name: str) -> None:
         await asyncio.sleep(0.01)
 
 
+def is_first() -> bool:
+    try:
+        open(FOLDER / f"first.{RELEASE}", "x").close()
+    except FileExistsError:
+        return False
+    return True
+
+
 async def lifespan(receive: Any, send: Any) -> None:
     assert (await receive())["type"] == "lifespan.startup"
     startup = _WORDS.get("startup")
@@ -47,7 +56,7 @@ async def lifespan(receive: Any, send: Any) -> None:
     if startup == "raise":
         raise RuntimeError("no lifespan here")
     note("started", f"{RELEASE} {os.getpid()}")
-    if startup == "hang":
+    if startup == "hang" or (startup == "first" and not is_first()):
         await asyncio.Event().wait()
     if startup == "block":
         time.sleep(LONGEST_HOLD)
