@@ -118,7 +118,7 @@ class AioWorker(HotWorker):
 
     def init_signals(self) -> None:
         # gunicorn's own, which act at once, in every phase. The stock workers' wait for the event loop.
-        Worker.init_signals(self)  # type: ignore[arg-type]
+        Worker.init_signals(self)
         signal.signal(signal.SIGUSR2, self.handle_orphaned)
         signal.siginterrupt(signal.SIGUSR2, False)
 
@@ -242,6 +242,8 @@ class AioWorker(HotWorker):
                 self._stop(now)
             self.notify()
             self.on_tick()
+            if not drain.accepting:
+                self.show_in_flight()
             if drain.draining and self._is_empty(now):
                 return
             if drain.overdue(now):
@@ -465,8 +467,3 @@ class AioWorker(HotWorker):
 def _is_ended(connection: Any) -> bool:
     transport = connection.transport
     return bool(transport.is_closing()) and not transport.get_write_buffer_size()
-
-
-def subclass(mixin: type[Any], base: type[Any], worker: AioWorker) -> type[Any]:
-    """Return `base` with `mixin` before it, for the protocols of this worker."""
-    return type(base.__name__, (mixin, base), {"worker": worker})

@@ -3,33 +3,34 @@
 from __future__ import annotations
 
 import time
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from gunicorn.asgi.protocol import ASGIProtocol
 from gunicorn.workers.gasgi import ASGIWorker as StockASGIWorker
 
-from gunicorn_hot.drain import InFlight
+from gunicorn_hot.link import IN_FLIGHT
 from gunicorn_hot.workers.aio import AioWorker
 from gunicorn_hot.workers.lifespan import Lifespan
 
 _SERVICE_RESTART = 1012
-#: From 27 on the protocol decides in `_will_close`, once, and announces what it has decided.
+#: From 27 on gunicorn's protocol announces an end that it knows of.
 _ANNOUNCES = hasattr(ASGIProtocol, "_will_close")
 
 
 class _Protocol(ASGIProtocol):
-    """Tells the worker of connections and requests, and announces the end of a connection in every response that is
-    begun from the pause on (gunicorn 25.3 to 27)."""
+    """Tells the worker of connections. Here a Python call for each request would be seen in a benchmark, so this class
+    has but one, and what is only wanted from the pause on is in the next one (gunicorn 25.3 to 27)."""
 
     worker: ASGIWorker
+    #: When the request came that is, or was last, answered.
+    since = 0.0
+    #: While paused: since when nothing has come; None: unknown, or something has.
+    quiet_since: float | None = None
 
-    def __init__(self, worker: Any) -> None:
-        super().__init__(worker)
-        #: Something has come since the last request ended; when that was.
-        self.heard = False
-        self.quiet_since = time.monotonic()
-        #: The request whose response has begun.
-        self._begun: Any = None
+    if TYPE_CHECKING:
+        _request_ready: Any
+        _current_request: Any
+        _closed: bool
 
     def connection_made(self, transport: Any) -> None:
         self.worker.connections.add(self)
@@ -40,41 +41,33 @@ class _Protocol(ASGIProtocol):
         self.worker.connections.discard(self)
         self.worker.on_connection_lost(self, exc)
 
+    def _on_headers_complete(self) -> Any:
+        self.since = time.monotonic()
+        return ASGIProtocol._on_headers_complete(self)  # type: ignore[attr-defined]
+
+    def request_under_way(self) -> Any:
+        """Return the request that is being answered, or the one that has become a websocket, or None."""
+        ready = self._request_ready
+        return self._current_request if ready is not None and ready.is_set() and not self._closed else None
+
+
+class _PausedProtocol(_Protocol):
+    """What each connection becomes with the pause, until the worker resumes: it announces its end in every response
+    that is begun. One that has begun has said that the connection is kept, and so it is."""
+
     def data_received(self, data: bytes) -> None:
-        self.heard = True
+        self.quiet_since = None
         super().data_received(data)
 
-    async def _handle_http_request(self, request: Any, *args: Any, **kwargs: Any) -> Any:
-        entry = self.worker.begin(request)
-        try:
-            return await super()._handle_http_request(request, *args, **kwargs)
-        finally:
-            self.heard = False
-            self.quiet_since = time.monotonic()
-            self.worker.end_request(entry)
-
-    async def _handle_websocket(self, request: Any, *args: Any) -> None:
-        entry = self.worker.begin(request)
-        try:
-            await super()._handle_websocket(request, *args)
-        finally:
-            self.worker.end_request(entry)
-
-    def _will_close(self, request: Any, *args: Any) -> bool:
-        # Asked when the response's head is written, and perhaps again at its end: both must get one answer.
-        if not self.worker.drain.accepting and self._begun is not request:
-            request.must_close = True
-        closes: bool = super()._will_close(request, *args)
-        return closes
-
     def _send_response_start(self, status: int, headers: Any, request: Any, **kwargs: Any) -> None:
-        if not _ANNOUNCES:
-            if not self.worker.drain.accepting or self.worker.nr + 1 >= self.worker.max_requests:
-                request.must_close = True
-            if request.should_close() and not any(_lower(name) == b"connection" for name, _ in headers):
-                headers = [*headers, (b"Connection", b"close")]
-        self._begun = request
-        super()._send_response_start(status, headers, request, **kwargs)
+        request.must_close = True
+        if _ANNOUNCES:
+            # Once somebody has read them, gunicorn asks the request again when its response has ended.
+            _ = request.headers
+            kwargs["close"] = True
+        elif not any(_lower(name) == b"connection" for name, _ in headers):
+            headers = [*headers, (b"Connection", b"close")]
+        super()._send_response_start(status, headers, request, **kwargs)  # type: ignore[misc]
 
 
 def _lower(name: Any) -> bytes:
@@ -94,31 +87,48 @@ class ASGIWorker(AioWorker, StockASGIWorker):
         return Lifespan(self.asgi, getattr(self.cfg, "asgi_lifespan", "auto"), asgi, self.state)
 
     def make_tls(self) -> Any:
-        return self._get_ssl_context()
+        return self._get_ssl_context()  # type: ignore[attr-defined]
 
     def make_protocol(self) -> Any:
-        return _Protocol(self)
+        return (_Protocol if self.drain.accepting else _PausedProtocol)(self)
 
-    def begin(self, request: Any) -> InFlight:
-        """As `begin_request`; this worker's requests have slots, and the protocol decides what becomes of them."""
-        entry = InFlight(request, self.drain, time.monotonic())
-        self.in_flight.add(entry)
-        if not self.drain.accepting:
-            self.show_in_flight()
-        return entry
+    def _follow(self) -> None:
+        now = time.monotonic()
+        for connection in self.connections:
+            if self.drain.accepting:
+                connection.__class__ = _Protocol
+            elif connection.__class__ is _Protocol:
+                connection.__class__ = _PausedProtocol
+                connection.quiet_since = None if connection.request_under_way() else now
+        super()._follow()
+
+    # --- connections and requests
 
     def keep_alive(self) -> float:
         return float(self.cfg.keepalive)
 
     def idle_since(self, connection: Any) -> float | None:
         # Also of those with a timer: that of gunicorn 25 and 26 is stopped as soon as it has been started.
-        since: float | None = None if connection.heard else connection.quiet_since
+        if connection.request_under_way() is not None:
+            return None
+        since: float | None = connection.quiet_since
         return since
 
     def close_idle(self, connection: Any) -> None:
         connection._close_transport()
         if connection._request_ready is not None:
             connection._request_ready.set()
+
+    def under_way(self) -> list[tuple[str, str, float]]:
+        return [
+            (request.method, request.uri, connection.since)
+            for connection in list(self.connections)
+            if (request := connection.request_under_way()) is not None
+        ]
+
+    def show_in_flight(self) -> None:
+        count = sum(connection.request_under_way() is not None for connection in self.connections)
+        self.board[IN_FLIGHT] = min(count, 255)
 
     def restart_websocket(self, connection: Any) -> bool:
         websocket = connection._websocket

@@ -9,55 +9,58 @@ from email.utils import formatdate
 from random import randint
 from typing import TYPE_CHECKING, Any
 
-import uvicorn_worker
+import uvicorn_worker  # type: ignore[import-untyped]
 from uvicorn.protocols.utils import get_path_with_query_string
 from uvicorn.server import ServerState
 
 from gunicorn_hot.link import IN_FLIGHT
-from gunicorn_hot.workers.aio import AioWorker, subclass
+from gunicorn_hot.workers.aio import AioWorker
 from gunicorn_hot.workers.lifespan import Lifespan
 
 if TYPE_CHECKING:
-    _Base = uvicorn_worker.UvicornWorker
     _Mixin = asyncio.Protocol
 else:
-    _Base = _Mixin = object
+    _Mixin = object
 
 _CLOSE = (b"connection", b"close")
 
 
-class _Http(_Mixin):
-    """Mixed into the protocol class that uvicorn was told to use."""
+def _http(base: Any, worker: UvicornMixin) -> Any:
+    """Return a subclass of the protocol class that uvicorn was told to use.
 
+    The one Python call more for each piece of data is as short as it can be: it would be seen in a benchmark."""
+    received, now = base.data_received, time.monotonic
+
+    class Http(_Connection, base):  # type: ignore[misc]
+        #: When the request came that is, or was last, answered; None: nothing has come yet.
+        since: float | None = None
+
+        def data_received(self, data: bytes) -> None:
+            cycle = self.cycle
+            if cycle is None or cycle.response_complete:
+                self.since = now()
+            received(self, data)
+
+    Http.worker = worker
+    return Http
+
+
+class _Connection(_Mixin):
     worker: UvicornMixin
-    cycle: Any
-    #: When the request came that is, or was last, answered; None: nothing has come yet.
-    since: float | None = None
-
-    def data_received(self, data: bytes) -> None:
-        cycle = self.cycle
-        if cycle is None or cycle.response_complete:
-            self.since = time.monotonic()
-        super().data_received(data)
 
     def connection_lost(self, exc: Exception | None) -> None:
         super().connection_lost(exc)
         self.worker.on_connection_lost(self, exc)
 
 
-class _Websocket(_Mixin):
+class _Websocket(_Connection):
     """Mixed into the websocket protocol class, which takes a connection over from one of the other kind."""
 
-    worker: UvicornMixin
     since: float
 
     def connection_made(self, transport: Any) -> None:
         self.since = time.monotonic()
         super().connection_made(transport)
-
-    def connection_lost(self, exc: Exception | None) -> None:
-        super().connection_lost(exc)
-        self.worker.on_connection_lost(self, exc)
 
 
 class _Tasks(set[Any]):
@@ -65,18 +68,24 @@ class _Tasks(set[Any]):
 
     worker: UvicornMixin
 
+
+class _WatchedTasks(_Tasks):
+    """What they become when it matters that one ends."""
+
     def discard(self, task: Any) -> None:
         super().discard(task)
-        worker = self.worker
-        if worker.counts:
-            worker.on_task_done()
+        self.worker.on_task_done()
 
 
-class UvicornMixin(AioWorker, _Base):
+class UvicornMixin(AioWorker):
     """Mixed into uvicorn's worker, or a subclass of it.
 
     What uvicorn's own `Server` does is done here: it accepts without asking, and its shutdown closes idle connections
     at once. The configuration, the protocols and the loop are uvicorn's, and so is CONFIG_KWARGS."""
+
+    #: uvicorn's, made in the master from gunicorn's settings and CONFIG_KWARGS.
+    config: Any
+    callback_notify: Any
 
     def __init__(self, *args: Any, **kwargs: Any) -> None:
         super().__init__(*args, **kwargs)
@@ -93,8 +102,6 @@ class UvicornMixin(AioWorker, _Base):
         self._tasks = _Tasks()
         self._tasks.worker = self
         self._state: dict[str, Any] = {}
-        #: Whether the end of a task is of interest.
-        self.counts = self._is_limited
         self._dated = self._notified = 0.0
 
     # --- booting
@@ -115,14 +122,14 @@ class UvicornMixin(AioWorker, _Base):
         protocol: Any = config.http_protocol_class
         #: A header that would be wrong in HTTP/2.
         self._closing = [] if getattr(protocol, "alpn_protocols", None) else [_CLOSE]
-        self._protocol = subclass(_Http, protocol, self)
+        self._protocol = _http(protocol, self)
         if config.ws_protocol_class is not None:
-            websocket = subclass(_Websocket, config.ws_protocol_class, self)
+            websocket = type("Websocket", (_Websocket, config.ws_protocol_class), {"worker": self})
 
             def make(config: Any, server_state: Any, app_state: Any) -> Any:
                 return websocket(config=config, server_state=self._websocket_state, app_state=app_state)
 
-            config.ws_protocol_class = make  # type: ignore[assignment]
+            config.ws_protocol_class = make
         self.on_tick()
 
     def make_lifespan(self) -> Lifespan:
@@ -161,8 +168,13 @@ class UvicornMixin(AioWorker, _Base):
         self._headers[:] = self._websocket_headers + ([] if self.drain.accepting else self._closing)
 
     def _follow(self) -> None:
-        self.counts = self._is_limited or not self.drain.accepting
         self._show_phase()
+        if self.drain.accepting and not self._is_limited:
+            self._tasks.__class__ = _Tasks
+        elif not isinstance(self._tasks, _WatchedTasks):
+            self._tasks.__class__ = _WatchedTasks
+            for task in self._tasks:
+                task.add_done_callback(self.on_task_done)
         super()._follow()
 
     # --- connections and requests
@@ -181,15 +193,15 @@ class UvicornMixin(AioWorker, _Base):
         connection.shutdown()
 
     def restart_websocket(self, connection: Any) -> bool:
-        if not isinstance(connection, _Websocket):
-            return False
-        connection.shutdown()  # that is with 1012
-        return True
+        is_websocket = isinstance(connection, _Websocket)
+        if is_websocket:
+            connection.shutdown()  # with 1012
+        return is_websocket
 
     def is_idle(self) -> bool:
         return not self._tasks
 
-    def on_task_done(self) -> None:
+    def on_task_done(self, _task: Any = None) -> None:
         self.show_in_flight()
         self._on_done(None)
 
@@ -201,15 +213,15 @@ class UvicornMixin(AioWorker, _Base):
         for connection in list(self.connections):
             cycle = getattr(connection, "cycle", None)
             if isinstance(connection, _Websocket) or (cycle is not None and not cycle.response_complete):
-                scope: Any = connection.scope if cycle is None else cycle.scope  # type: ignore[attr-defined]
+                scope: Any = (connection if cycle is None else cycle).scope
                 path = get_path_with_query_string(scope)
                 found.append((scope.get("method", "GET"), path, connection.since))
         return found
 
 
-class UvicornWorker(UvicornMixin, uvicorn_worker.UvicornWorker):
+class UvicornWorker(UvicornMixin, uvicorn_worker.UvicornWorker):  # type: ignore[misc]
     pass
 
 
-class UvicornH11Worker(UvicornMixin, uvicorn_worker.UvicornH11Worker):
+class UvicornH11Worker(UvicornMixin, uvicorn_worker.UvicornH11Worker):  # type: ignore[misc]
     pass
