@@ -107,6 +107,10 @@ class AioWorker(HotWorker):
         """Close the connection with 1012 (Service Restart), if it is a websocket's; return whether it is."""
         raise NotImplementedError
 
+    def has_left(self, connection: Any) -> bool:
+        """Whether the connection has ended, and, as far as is known, what the application does for it."""
+        return connection not in self.connections
+
     def is_idle(self) -> bool:
         """Whether nothing is left to do, without any connection."""
         return True
@@ -272,7 +276,7 @@ class AioWorker(HotWorker):
         websockets = [connection for connection in list(self.connections) if self.restart_websocket(connection)]
         deadline = time.monotonic() + _GOODBYE
         while (left := deadline - time.monotonic()) > 0:
-            if not self._lingering and not any(connection in self.connections for connection in websockets):
+            if not self._lingering and all(map(self.has_left, websockets)):
                 break
             await self._wait(left)
 

@@ -134,12 +134,18 @@ class ASGIWorker(AioWorker, StockASGIWorker):
         websocket = connection._websocket
         if websocket is None:
             return False
+        connection._task.add_done_callback(self._on_done)
         self.loop.create_task(_restart(websocket, connection.transport))
         return True
+
+    def has_left(self, connection: Any) -> bool:
+        return super().has_left(connection) and connection._task.done()
 
 
 async def _restart(websocket: Any, transport: Any) -> None:
     websocket.close_code = _SERVICE_RESTART
     if websocket.accepted and not websocket.closed:
         await websocket._send_close(_SERVICE_RESTART, "Service Restart")
+    # gunicorn 25 does not say it to the application.
+    websocket._receive_queue.put_nowait({"type": "websocket.disconnect", "code": _SERVICE_RESTART})
     transport.close()
