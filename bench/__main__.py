@@ -30,7 +30,7 @@ BENCHES: dict[str, Callable[[Options, ceiling.Ceiling], Result]] = {
 def environment() -> dict[str, Any]:
     """The versions and the machine that the figures are from."""
     versions = {}
-    for name in ("gunicorn", "gevent"):
+    for name in ("gunicorn", "gevent", "uvicorn", "uvloop"):
         try:
             versions[name] = importlib.metadata.version(name)
         except importlib.metadata.PackageNotFoundError:

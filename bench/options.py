@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import asdict, dataclass
 from typing import Any
 
-WORKERS = ("sync", "gthread", "gevent")
+WORKERS = ("sync", "gthread", "gevent", "asgi", "uvicorn")
 
 
 @dataclass(frozen=True)

@@ -28,7 +28,11 @@ _INITIALISED = "Bench: the worker has loaded the application"
 _GOING_WRONG = re.compile(r"Upgrade failed|^Traceback|Worker failed to boot")
 
 #: Settings with which a worker of this type is started, if nothing else is said.
-_TYPE_SETTINGS: dict[str, dict[str, Any]] = {"gthread": {"threads": 4}}
+_TYPE_SETTINGS: dict[str, dict[str, Any]] = {
+    "gthread": {"threads": 4},
+    "uvicorn": {"worker_class": "uvicorn_worker.UvicornWorker"},
+}
+_ASGI_TYPES = ("asgi", "uvicorn")
 
 
 class BenchError(Exception):
@@ -205,6 +209,7 @@ class Service:
             self._settings.setdefault("hot_pid", "follow")
         else:
             self._settings = {name: v for name, v in self._settings.items() if not name.startswith("hot_")}
+        self._application = f"bench.apps.{'asgi' if worker in _ASGI_TYPES else 'wsgi'}:app"
         self._import_s = import_s
         self._folder: str | None = None
         self._log: Log | None = None
@@ -223,7 +228,7 @@ class Service:
             "PYTHONPATH": os.pathsep.join([str(_ROOT), os.environ.get("PYTHONPATH", "")]).rstrip(os.pathsep),
             "BENCH_IMPORT_S": str(self._import_s),
         }
-        command = [sys.executable, "-m", "gunicorn", "-c", config.name, "bench.apps.wsgi:app"]
+        command = [sys.executable, "-m", "gunicorn", "-c", config.name, self._application]
         read, write = os.pipe()
         try:
             began = time.monotonic()

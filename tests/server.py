@@ -199,6 +199,13 @@ def environment() -> dict[str, str]:
     return env
 
 
+ASGI_WORKERS = ["asgi", "uvicorn_worker.UvicornWorker"]
+
+
+def speaks_asgi(worker_class: str) -> bool:
+    return worker_class == "asgi" or "uvicorn" in worker_class.lower()
+
+
 def free_port() -> int:
     with socket.create_server(("127.0.0.1", 0)) as listener:
         port: int = listener.getsockname()[1]
@@ -246,6 +253,9 @@ class Service:
         if hook is None:
             del defaults["hot_probation"]
         values = {**defaults, **settings}
+        if speaks_asgi(str(values["worker_class"])):
+            shutil.copy(APPS / "subject.py", self.folder)
+            shutil.copy(APPS / "asgi.py", self.folder / "app.py")
         self._imports = 1 if values.get("preload_app") else values["workers"]
         text = [hook or "", *(f"{key} = {value!r}" for key, value in values.items() if value is not None)]
         self.write(name, "\n".join([*text, *lines, ""]))

@@ -83,7 +83,8 @@ def test_steady_asks_both_sides(tmp_path: Path) -> None:
 @pytest.mark.parametrize("name", NAMES)
 def test_every_worker_type_has_a_row(tmp_path: Path, name: str) -> None:
     pytest.importorskip("gevent")
+    pytest.importorskip("uvicorn_worker")
 
     result = run(tmp_path, name)
 
-    assert {row[0] for row in result["rows"]} == {"sync", "gthread", "gevent"}
+    assert {row[0] for row in result["rows"]} == {"sync", "gthread", "gevent", "asgi", "uvicorn"}

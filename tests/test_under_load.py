@@ -24,6 +24,11 @@ WORKERS = {
     "sync": {"workers": 5},
     "gthread": {"workers": 2, "threads": 8},
     "gevent": {"workers": 2},
+    "asgi": {"workers": 2},
+    "asgi-asyncio": {"workers": 2, "worker_class": "asgi", "asgi_loop": "asyncio"},
+    # The loop is uvloop where that is installed; that of the other one is asyncio's.
+    "uvicorn": {"workers": 2, "worker_class": "uvicorn_worker.UvicornWorker"},
+    "uvicorn-h11": {"workers": 2, "worker_class": "uvicorn_worker.UvicornH11Worker"},
 }
 
 Span = tuple[float, float]
@@ -51,13 +56,13 @@ def complaints(report: Report, releases: str, upgrades: list[Span]) -> list[str]
 def test_upgrades_under_load(
     service: Service, worker: str, socket: str, request: pytest.FixtureRequest
 ) -> None:
-    settings = dict(WORKERS[worker])
+    settings = {"worker_class": worker, **WORKERS[worker]}
     if socket == "unix":
         service.use_unix()
     elif socket == "tls":
         certificate: Certificate = request.getfixturevalue("certificate")
         settings |= service.use_tls(certificate)
-    service.configure(worker_class=worker, hot_probation=0.5, **settings)
+    service.configure(hot_probation=0.5, **settings)
     service.start()
     upgrades = []
     with Load(service.address, CLIENTS, SLOW_MS, service.tls) as load:

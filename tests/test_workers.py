@@ -6,7 +6,7 @@ import signal
 import socket
 
 import pytest
-from server import Service, until
+from server import ASGI_WORKERS, Service, until
 
 PATCHED = "from gevent import monkey; monkey.patch_all()"
 CLIENTS = 40
@@ -53,10 +53,13 @@ def test_a_master_that_the_configuration_has_let_gevent_patch(service: Service, 
     assert service.ask().gen == "B"
 
 
-@pytest.mark.parametrize("worker_class", ["sync", "gthread", "gevent"])
+@pytest.mark.parametrize("worker_class", ["sync", "gthread", "gevent", *ASGI_WORKERS])
 def test_a_killed_master_leaves_no_worker(service: Service, worker_class: str) -> None:
     service.configure(worker_class=worker_class)
     service.start()
+    # One that is still at the gate, or before it, would end with its master.
+    answered: set[int] = set()
+    until(lambda: answered.add(service.ask().pid) or answered == set(service.workers()), "answers of both workers")
     with service.held() as held:
         workers = service.workers()
         service.signal(signal.SIGKILL)
@@ -66,7 +69,7 @@ def test_a_killed_master_leaves_no_worker(service: Service, worker_class: str) -
     until(lambda: (service.reap(), service.is_empty())[1], "the workers' end")
 
 
-@pytest.mark.parametrize("worker_class", ["sync", "gthread", "gevent"])
+@pytest.mark.parametrize("worker_class", ["sync", "gthread", "gevent", *ASGI_WORKERS])
 def test_max_requests_still_recycles(service: Service, worker_class: str) -> None:
     service.configure(worker_class=worker_class, workers=1, max_requests=3)
     service.start()

@@ -10,11 +10,14 @@ from typing import Any
 
 from gunicorn_hot.workers.base import HotWorker
 
-#: gunicorn's class, by module and name -> ours.
+#: The stock class, by module and name -> ours.
 _TWINS = {
     "gunicorn.workers.sync.SyncWorker": "gunicorn_hot.workers.sync.SyncWorker",
     "gunicorn.workers.gthread.ThreadWorker": "gunicorn_hot.workers.gthread.ThreadWorker",
     "gunicorn.workers.ggevent.GeventWorker": "gunicorn_hot.workers.ggevent.GeventWorker",
+    "gunicorn.workers.gasgi.ASGIWorker": "gunicorn_hot.workers.gasgi.ASGIWorker",
+    "uvicorn_worker._workers.UvicornWorker": "gunicorn_hot.workers.uvicorn.UvicornWorker",
+    "uvicorn_worker._workers.UvicornH11Worker": "gunicorn_hot.workers.uvicorn.UvicornH11Worker",
 }
 
 

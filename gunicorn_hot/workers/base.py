@@ -98,6 +98,10 @@ class HotWorker(_Base):
             reason = f"exited with code {exc.code or 0} while it loaded the application"
         else:
             reason = "".join(traceback.format_exception_only(type(exc), exc)).strip()
+        self.tell_failure(reason)
+
+    def tell_failure(self, reason: str) -> None:
+        """Tell the master why this worker cannot boot."""
         self.link.worker_end.send("failed", reason=reason[-_REASON_BYTES:])
 
     def load_wsgi(self) -> None:
@@ -127,8 +131,7 @@ class HotWorker(_Base):
         while self.alive:
             self.read_link()
             if self.gate_open:
-                # From now on its death is an order to drain, also to a worker that is too busy to read its link.
-                self._die_with_master(signal.SIGUSR2)
+                self.leave_gate()
                 return True
             if end.closed:
                 return False
@@ -138,6 +141,11 @@ class HotWorker(_Base):
             if self.PIPE[0] in ready:
                 os.read(self.PIPE[0], 4096)
         return False
+
+    def leave_gate(self) -> None:
+        """The gate is open: from now on the master's death is an order to drain, also to a worker that is too busy to
+        read its link."""
+        self._die_with_master(signal.SIGUSR2)
 
     # --- the master's orders
 
@@ -243,16 +251,22 @@ class HotWorker(_Base):
     def show_in_flight(self) -> None:
         self.board[IN_FLIGHT] = min(len(self.in_flight), 255)
 
+    def under_way(self) -> list[tuple[str, str, float]]:
+        """Return the requests that are being answered: method, path, and when each began, on the monotonic clock."""
+        return [
+            (getattr(entry.request, "method", "?"), getattr(entry.request, "uri", "?"), entry.started)
+            for entry in list(self.in_flight)
+        ]
+
     def report_cut(self) -> None:
         """Log each request that is cut because this worker leaves now; once, whoever notices the deadline first."""
         if self._has_reported:
             return
         self._has_reported = True
         now = time.monotonic()
-        cut = [(entry.request, now - entry.started) for entry in list(self.in_flight)]
-        for request, age in cut:
-            method, path = getattr(request, "method", "?"), getattr(request, "uri", "?")
-            self.log.warning("Cut: %s %s after %.1fs (worker pid: %s)", method, path, age, self.pid)
+        cut = self.under_way()
+        for method, path, started in cut:
+            self.log.warning("Cut: %s %s after %.1fs (worker pid: %s)", method, path, now - started, self.pid)
         if cut:
             self.leaves_at_once = True
             self.link.worker_end.send("cut", count=len(cut))

@@ -56,12 +56,15 @@ def kill(_: str) -> None:
     os.kill(os.getpid(), signal.SIGKILL)
 
 
-AT_IMPORT: dict[str, Callable[[str], None]] = {
+AT_IMPORT: dict[str, Callable[[str], object]] = {
     "sleep": lambda seconds: time.sleep(float(seconds)),
     "hold": hold,
     "broken": broken,
     "exit": exit_at_import,
     "kill": kill,
+    # For asgi.py.
+    "startup": str,
+    "shutdown": str,
 }
 
 RELEASE, *_words = (FOLDER / "release").read_text().split()

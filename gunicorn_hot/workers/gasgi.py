@@ -1,0 +1,151 @@
+"""The hot twin of gunicorn's asgi worker."""
+
+from __future__ import annotations
+
+import time
+from typing import TYPE_CHECKING, Any
+
+from gunicorn.asgi.protocol import ASGIProtocol
+from gunicorn.workers.gasgi import ASGIWorker as StockASGIWorker
+
+from gunicorn_hot.link import IN_FLIGHT
+from gunicorn_hot.workers.aio import AioWorker
+from gunicorn_hot.workers.lifespan import Lifespan
+
+_SERVICE_RESTART = 1012
+#: From 27 on gunicorn's protocol announces an end that it knows of.
+_ANNOUNCES = hasattr(ASGIProtocol, "_will_close")
+
+
+class _Protocol(ASGIProtocol):
+    """Tells the worker of connections. Here a Python call for each request would be seen in a benchmark, so this class
+    has but one, and what is only wanted from the pause on is in the next one (gunicorn 25.3 to 27)."""
+
+    worker: ASGIWorker
+    #: When the request came that is, or was last, answered.
+    since = 0.0
+    #: While paused: since when nothing has come; None: unknown, or something has.
+    quiet_since: float | None = None
+
+    if TYPE_CHECKING:
+        _request_ready: Any
+        _current_request: Any
+        _closed: bool
+
+    def connection_made(self, transport: Any) -> None:
+        self.worker.connections.add(self)
+        super().connection_made(transport)
+
+    def connection_lost(self, exc: Exception | None) -> None:
+        super().connection_lost(exc)
+        self.worker.connections.discard(self)
+        self.worker.on_connection_lost(self, exc)
+
+    def _on_headers_complete(self) -> Any:
+        self.since = time.monotonic()
+        return ASGIProtocol._on_headers_complete(self)  # type: ignore[attr-defined]
+
+    def request_under_way(self) -> Any:
+        """Return the request that is being answered, or the one that has become a websocket, or None."""
+        ready = self._request_ready
+        return self._current_request if ready is not None and ready.is_set() and not self._closed else None
+
+
+class _PausedProtocol(_Protocol):
+    """What each connection becomes with the pause, until the worker resumes: it announces its end in every response
+    that is begun. One that has begun has said that the connection is kept, and so it is."""
+
+    def data_received(self, data: bytes) -> None:
+        self.quiet_since = None
+        super().data_received(data)
+
+    def _send_response_start(self, status: int, headers: Any, request: Any, **kwargs: Any) -> None:
+        request.must_close = True
+        if _ANNOUNCES:
+            # Once somebody has read them, gunicorn asks the request again when its response has ended.
+            _ = request.headers
+            kwargs["close"] = True
+        elif not any(_lower(name) == b"connection" for name, _ in headers):
+            headers = [*headers, (b"Connection", b"close")]
+        super()._send_response_start(status, headers, request, **kwargs)  # type: ignore[misc]
+
+
+def _lower(name: Any) -> bytes:
+    lowered: bytes = (name.encode("latin-1") if isinstance(name, str) else name).lower()
+    return lowered
+
+
+class ASGIWorker(AioWorker, StockASGIWorker):
+    asgi: Any
+    state: dict[str, Any]
+
+    def make_loop(self) -> Any:
+        return self.loop  # made by gunicorn's init_process
+
+    def make_lifespan(self) -> Lifespan:
+        asgi = {"version": "3.0", "spec_version": "2.4"}
+        return Lifespan(self.asgi, getattr(self.cfg, "asgi_lifespan", "auto"), asgi, self.state)
+
+    def make_tls(self) -> Any:
+        return self._get_ssl_context()  # type: ignore[attr-defined]
+
+    def make_protocol(self) -> Any:
+        return (_Protocol if self.drain.accepting else _PausedProtocol)(self)
+
+    def _follow(self) -> None:
+        now = time.monotonic()
+        for connection in self.connections:
+            if self.drain.accepting:
+                connection.__class__ = _Protocol
+            elif connection.__class__ is _Protocol:
+                connection.__class__ = _PausedProtocol
+                connection.quiet_since = None if connection.request_under_way() else now
+        super()._follow()
+
+    # --- connections and requests
+
+    def keep_alive(self) -> float:
+        return float(self.cfg.keepalive)
+
+    def idle_since(self, connection: Any) -> float | None:
+        # Also of those with a timer: that of gunicorn 25 and 26 is stopped as soon as it has been started.
+        if connection.request_under_way() is not None:
+            return None
+        since: float | None = connection.quiet_since
+        return since
+
+    def close_idle(self, connection: Any) -> None:
+        connection._close_transport()
+        if connection._request_ready is not None:
+            connection._request_ready.set()
+
+    def under_way(self) -> list[tuple[str, str, float]]:
+        return [
+            (request.method, request.uri, connection.since)
+            for connection in list(self.connections)
+            if (request := connection.request_under_way()) is not None
+        ]
+
+    def show_in_flight(self) -> None:
+        count = sum(connection.request_under_way() is not None for connection in self.connections)
+        self.board[IN_FLIGHT] = min(count, 255)
+
+    def restart_websocket(self, connection: Any) -> bool:
+        websocket = connection._websocket
+        if websocket is None:
+            return False
+        connection._task.add_done_callback(self._on_done)
+        self.loop.create_task(_restart(websocket, connection.transport))
+        return True
+
+    def has_left(self, connection: Any) -> bool:
+        return super().has_left(connection) and connection._task.done()
+
+
+async def _restart(websocket: Any, transport: Any) -> None:
+    websocket.close_code = _SERVICE_RESTART
+    if websocket.accepted and not websocket.closed:
+        await websocket._send_close(_SERVICE_RESTART, "Service Restart")
+    # gunicorn 25 does not say it to the application.
+    websocket._receive_queue.put_nowait({"type": "websocket.disconnect", "code": _SERVICE_RESTART})
+    transport.close()

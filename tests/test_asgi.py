@@ -1,0 +1,369 @@
+"""The ASGI workers: a lifespan decides whether an upgrade goes on, and a loop that is never asked twice to stop.
+
+What they have in common with the others is tested there: test_under_load, test_drain_process, test_workers."""
+
+from __future__ import annotations
+
+import contextlib
+import signal
+import socket
+import time
+from collections.abc import Iterator
+
+import pytest
+from server import ASGI_WORKERS, Certificate, Service, is_running, until, wait_gone
+
+pytestmark = pytest.mark.parametrize("worker", ASGI_WORKERS)
+
+
+@pytest.fixture(autouse=True)
+def _installed(worker: str) -> None:
+    if "uvicorn" in worker:
+        pytest.importorskip("uvicorn_worker")
+
+
+def begin_drain(service: Service) -> int:
+    mark = service.mark()
+    service.release("B")
+    new = service.begin_upgrade()
+    service.wait_log("committed to successor", after=mark)
+    return new
+
+
+class Websocket:
+    """As much of RFC 6455 as an echo needs."""
+
+    def __init__(self, service: Service) -> None:
+        host, _, port = service.address.rpartition(":")
+        self.sock = socket.create_connection((host, int(port)), timeout=20)
+        self.sock.sendall(
+            b"GET /ws?room=1 HTTP/1.1\r\nHost: localhost\r\nUpgrade: websocket\r\nConnection: Upgrade\r\n"
+            b"Sec-WebSocket-Version: 13\r\nSec-WebSocket-Key: dGhlIHNhbXBsZSBub25jZQ==\r\n\r\n"
+        )
+        head = b""
+        while not head.endswith(b"\r\n\r\n"):
+            head += self._read(1)
+        assert head.startswith(b"HTTP/1.1 101 "), head
+
+    def _read(self, size: int) -> bytes:
+        data = b""
+        while len(data) < size:
+            piece = self.sock.recv(size - len(data))
+            assert piece, "the server closed the connection"
+            data += piece
+        return data
+
+    def send(self, opcode: int, payload: bytes) -> None:
+        self.sock.sendall(bytes([0x80 | opcode, 0x80 | len(payload), 0, 0, 0, 0]) + payload)
+
+    def frame(self) -> tuple[int, bytes]:
+        first, size = self._read(2)
+        assert size < 126
+        return first & 0xF, self._read(size)
+
+    def ask(self, text: str) -> str:
+        self.send(1, text.encode())
+        opcode, payload = self.frame()
+        assert opcode == 1
+        return payload.decode()
+
+    def wait_closed(self) -> int:
+        """Wait for a close frame, answer it, and wait for the end of the connection; returns the code."""
+        opcode, payload = self.frame()
+        assert opcode == 8
+        with contextlib.suppress(OSError):
+            self.send(8, payload[:2])
+        # gunicorn 25 leaves it to the client to end the connection.
+        self.sock.shutdown(socket.SHUT_WR)
+        assert self.sock.recv(1) == b""
+        self.sock.close()
+        return int.from_bytes(payload[:2], "big")
+
+
+@contextlib.contextmanager
+def open_websocket(service: Service) -> Iterator[Websocket]:
+    websocket = Websocket(service)
+    try:
+        yield websocket
+    finally:
+        websocket.sock.close()
+
+
+# --- the lifespan
+
+
+def test_ready_is_after_the_startup(service: Service, worker: str) -> None:
+    service.configure(worker_class=worker, workers=1)
+    service.start()
+    assert service.wait_file("lifespan", lines=1).startswith("startup A ")
+    old = service.workers()[0]
+    service.upgrade("B")
+    # The last request of the old one came before its shutdown.
+    assert service.read("lifespan").splitlines()[-1] == f"shutdown A {old}"
+    assert service.ask().gen == "B"
+
+
+@pytest.mark.parametrize(("startup", "reason"), [
+    ("startup=fail", r"failed to boot: lifespan startup failed: DatabaseError: away"),
+    ("startup=hang", r"not ready in 4s \(hot_ready_timeout\)"),
+    ("startup=block", r"not ready in 4s \(hot_ready_timeout\)"),
+    ("broken", r"failed to boot: RuntimeError: this release is broken"),
+])
+def test_a_startup_that_does_not_end_well_ends_the_upgrade(
+    service: Service, worker: str, startup: str, reason: str
+) -> None:
+    service.configure(worker_class=worker, hot_ready_timeout=4 if "hot_ready_timeout" in reason else 30)
+    service.start()
+    with service.connect() as kept:
+        before = kept.ask()
+        service.release(f"B {startup}")
+        mark = service.mark()
+        new = service.begin_upgrade()
+        service.wait_log(f"Upgrade failed: .*{reason}", after=mark)
+        wait_gone(new)
+        assert kept.ask() == before
+    service.upgrade("C")
+    assert service.ask().gen == "C"
+
+
+def test_an_application_without_a_lifespan(service: Service, worker: str) -> None:
+    service.configure(worker_class=worker)
+    service.start()
+    service.upgrade("B startup=raise")
+    service.upgrade("C")
+    assert service.ask().gen == "C"
+    assert "startup B" not in service.read("lifespan")
+
+
+def test_a_failing_startup_of_the_first_generation(service: Service, worker: str) -> None:
+    service.configure(worker_class=worker)
+    service.release("A startup=fail")
+    service.start(serves=False)
+    service.wait_log("ASGI lifespan startup failed: no database(?s:.*)DatabaseError: away")
+    until(service.is_empty, "the end of the master")
+
+
+def test_a_slow_shutdown_is_waited_for(service: Service, worker: str) -> None:
+    # `timeout`: heartbeats go on.
+    service.configure(worker_class=worker, workers=1, timeout=2, hot_drain_timeout=30, hot_probation=0)
+    service.release("A shutdown=end")
+    service.start()
+    (old,) = service.workers()
+    service.release("B")
+    new = service.begin_upgrade()
+    service.wait_file("end.held", lines=1)
+    # Longer than gunicorn's timeout, and its lifespan's.
+    began = time.monotonic()
+    until(lambda: time.monotonic() - began > 3, "three seconds")
+    assert is_running(old)
+    service.write("end")
+    wait_gone(service.master)
+    service.master = new
+    assert f"shutdown A {old}" in service.read("lifespan")
+    assert "WORKER TIMEOUT" not in service.log
+
+
+def test_a_shutdown_that_hangs_is_cut(service: Service, worker: str) -> None:
+    service.configure(worker_class=worker, workers=1, hot_drain_timeout=1, hot_probation=0)
+    service.release("A shutdown=never")
+    service.start()
+    service.upgrade("B")
+    assert "Cut: the application's shutdown" in service.log
+    assert "killing them" not in service.log
+
+
+# --- the gate and the signals
+
+
+@pytest.mark.parametrize("sig", [signal.SIGTERM, signal.SIGINT, signal.SIGQUIT])
+def test_a_worker_at_the_gate_can_be_stopped(service: Service, worker: str, sig: signal.Signals) -> None:
+    service.configure(worker_class=worker, workers=2)
+    service.start()
+    service.release("B startup=first")
+    new = service.begin_upgrade()
+    # One waits at the gate, for the other.
+    *_, line = service.wait_file("lifespan", lines=3).splitlines()
+    pid = int(line.split()[-1])
+    service.wait_log("1 of 2 workers ready")
+    service.signal(sig, pid)
+    wait_gone(pid)
+    # So can one whose startup has not ended.
+    service.wait_file("started", lines=4)
+    (pid, *_) = service.workers(new)
+    service.signal(sig, pid)
+    wait_gone(pid)
+    service.signal(signal.SIGTERM, new)
+    wait_gone(new)
+    assert service.ask().gen == "A"
+    assert "WORKER TIMEOUT" not in service.log
+
+
+@pytest.mark.parametrize("sig", [signal.SIGTERM, signal.SIGINT])
+def test_an_idle_service_stops_at_once(service: Service, worker: str, sig: signal.Signals) -> None:
+    service.configure(worker_class=worker, keepalive=60, graceful_timeout=60)
+    service.start()
+    service.wait_file("lifespan", lines=2)
+    with service.connect() as kept:
+        kept.ask()
+        began = time.monotonic()
+        service.signal(sig)
+        wait_gone(service.master)
+        assert time.monotonic() - began < 15
+    if sig == signal.SIGTERM:
+        assert service.read("lifespan").count("shutdown A") == 2
+
+
+def test_a_busy_loop_does_not_delay_the_cut_over(service: Service, worker: str) -> None:
+    service.configure(worker_class=worker, workers=1, hot_probation=0)
+    service.start()
+    with service.connect() as busy:
+        busy.send_request("/block?file=go")
+        service.wait_file("go.held", lines=1)
+        new = begin_drain(service)
+        # The old one's loop is busy: no answer to the pause, no accept either.
+        assert [service.ask().gen for _ in range(20)] == ["B"] * 20
+        service.write("go")
+        # This answer may have begun before the pause was heard, the next one cannot.
+        assert busy.answer().gen == "A"
+        answer = busy.ask()
+        assert (answer.gen, answer.closes) == ("A", True)
+        assert [service.ask().gen for _ in range(20)] == ["B"] * 20
+    wait_gone(service.master)
+    service.master = new
+    assert "no answer to the pause" not in service.log
+
+
+def test_resume_after_a_failed_successor(service: Service, worker: str) -> None:
+    service.configure(worker_class=worker, workers=2, hot_probation=20)
+    service.start()
+    old = set(service.workers())
+    for _ in range(2):
+        mark = service.mark()
+        service.release("B")
+        new = service.begin_upgrade()
+        service.wait_log("in probation", after=mark)
+        assert service.ask().gen == "B"
+        service.signal(signal.SIGKILL, new)
+        service.wait_log("Upgrade failed", after=mark)
+        for pid in old:
+            until(lambda pid=pid: service.ask().pid == pid, "an answer of each old worker")
+
+
+# --- websockets, and the deadline
+
+
+def test_websockets_are_closed_with_1012_at_the_deadline(service: Service, worker: str) -> None:
+    service.configure(worker_class=worker, workers=1, hot_drain_timeout=2, hot_probation=0)
+    service.start()
+    with open_websocket(service) as websocket:
+        assert websocket.ask("one") == "A one"
+        new = begin_drain(service)
+        # It holds the drain, and works.
+        assert websocket.ask("two") == "A two"
+        assert websocket.wait_closed() == 1012
+    (cut,) = service.wait_log(r"Cut: GET /ws\?room=1 after (\d+\.\d)s \(worker pid: \d+\)")
+    assert float(cut[1]) >= 2
+    service.wait_log("Upgrade: done, .* 1 requests cut")
+    wait_gone(service.master)
+    service.master = new
+    # The application was told, and could still shut down.
+    assert service.wait_file("websockets", lines=2).splitlines() == ["accepted", "ended 1012"]
+    assert "shutdown A" in service.read("lifespan")
+    assert "killing them" not in service.log
+
+
+def test_a_websocket_that_ends_lets_the_worker_leave(service: Service, worker: str) -> None:
+    service.configure(worker_class=worker, workers=1, hot_drain_timeout=60, hot_probation=0)
+    service.start()
+    with open_websocket(service) as websocket:
+        begin_drain(service)
+        assert websocket.ask("two") == "A two"
+        websocket.send(8, b"\x03\xe8")
+        assert websocket.wait_closed() == 1000
+        service.wait_log("Upgrade: done, .* 0 requests cut")
+
+
+def test_a_thread_does_not_outlive_the_deadline(service: Service, worker: str) -> None:
+    service.configure(worker_class=worker, workers=1, hot_drain_timeout=1, hot_probation=0)
+    service.start()
+    with service.connect() as held:
+        held.send_request("/thread?file=go")
+        service.wait_file("go.held", lines=1)
+        service.upgrade("B")
+    service.wait_log(r"Cut: GET /thread\?file=go after")
+    assert "killing them" not in service.log
+
+
+# --- connections
+
+
+def test_silent_connections_do_not_hold_the_drain(
+    service: Service, worker: str, certificate: Certificate
+) -> None:
+    """Neither one on which nothing was ever said, nor a TLS handshake that does not go on."""
+    settings = service.use_tls(certificate)
+    service.configure(worker_class=worker, workers=1, keepalive=2, hot_drain_timeout=60, hot_probation=0, **settings)
+    service.start()
+    host, _, port = service.address.rpartition(":")
+    with socket.create_connection((host, int(port))) as stalled, service.connect() as silent:
+        stalled.sendall(b"\x16\x03\x01")
+        # Both have been accepted.
+        assert service.ask().gen == "A"
+        service.upgrade("B")
+        assert silent.sock.recv(1) == b""
+    service.wait_log("Upgrade: done, .* 0 requests cut")
+
+
+def test_a_client_that_does_not_close_does_not_hold_the_drain(service: Service, worker: str) -> None:
+    service.configure(worker_class=worker, workers=1, hot_drain_timeout=60, hot_probation=0)
+    service.start()
+    with contextlib.ExitStack() as stack:
+        clients = [stack.enter_context(service.connect()) for _ in range(20)]
+        for client in clients:
+            client.ask()
+        begin_drain(service)
+        for client in clients:
+            client.sock.sendall(b"GET / HTTP/1.1\r\nHost: localhost\r\n\r\n")
+        for client in clients:
+            answer = b""
+            while not answer.endswith(b"\r\n\r\nhello\n"):
+                answer += client.sock.recv(65536)
+            assert b"connection: close\r\n" in answer.lower()
+        service.wait_log("Upgrade: done, .* 0 requests cut")
+
+
+def test_max_requests_waits_for_the_upgrade(service: Service, worker: str) -> None:
+    service.configure(worker_class=worker, workers=1, max_requests=5)
+    service.start()
+    (old,) = service.workers()
+    service.release("B hold=go")
+    new = service.begin_upgrade()
+    service.wait_file("go.held", lines=1)
+    # A recycled worker would come back with the new release.
+    assert {service.ask().pid for _ in range(12)} == {old}
+    service.write("go")
+    wait_gone(service.master)
+    service.master = new
+    assert service.ask().gen == "B"
+
+
+def test_config_kwargs_of_a_subclass(service: Service, worker: str) -> None:
+    if "uvicorn" not in worker:
+        pytest.skip("gunicorn's worker has settings instead")
+    service.write("my_uvicorn.py", "\n".join([
+        "from gunicorn_hot.workers.uvicorn import UvicornWorker",
+        "class Mine(UvicornWorker):",
+        "    CONFIG_KWARGS = {'loop': 'asyncio', 'http': 'h11', 'ws': 'wsproto', 'server_header': False,",
+        "                     'headers': [('x-mine', 'yes')], 'limit_max_requests': 1000}",
+    ]))
+    service.configure(worker_class="my_uvicorn.Mine", workers=1, hot_drain_timeout=1, hot_probation=0)
+    service.start()
+    with service.connect() as connection:
+        connection.send_request("/")
+        response = connection.getresponse()
+        assert (response.headers["x-mine"], response.headers["server"]) == ("yes", None)
+    with open_websocket(service) as websocket:
+        begin_drain(service)
+        assert websocket.ask("one") == "A one"
+        assert websocket.wait_closed() == 1012
+        service.wait_log("Upgrade: done, .* 1 requests cut")
