@@ -2,33 +2,87 @@
 
 from __future__ import annotations
 
+import math
 import selectors
 import socket
 import ssl
 import time
-from collections import deque
+from functools import partial
 from typing import Any
 
-from gunicorn import util
-from gunicorn.workers.gthread import TConn
+from gunicorn import http, util
+from gunicorn.sock import is_http2_negotiated, ssl_context
+from gunicorn.workers.gthread import _DEFER, DEFAULT_WORKER_DATA_TIMEOUT, TConn  # type: ignore[attr-defined]
 from gunicorn.workers.gthread import ThreadWorker as StockThreadWorker
 
 from gunicorn_hot.link import ACCEPTING
 from gunicorn_hot.workers.base import NOBODY_WAITS, HotWorker
+from gunicorn_hot.workers.pipeline import is_waiting
 
 _TICK = 1.0
+#: s, at the end of a drain: for what crosses the end of an idle connection.
+_LAST_LINGER = 0.1
 #: As in gunicorn's `util.close_graceful`: seconds, and bytes per read.
 _LINGER = 2.0
 _LINGER_READ = 65536
 
 
+class _ClientsTurn(BaseException):
+    """The TLS handshake goes on when the client has said something. No Exception: gunicorn would answer it."""
+
+
+def _nothing() -> None:
+    """Wakes the main loop."""
+
+
 class _Connection(TConn):
+    parser: Any
+    sock: Any
+
     def __init__(self, worker: ThreadWorker, client: Any, address: Any, server: Any) -> None:
         super().__init__(worker.cfg, client, address, server)
         self._worker = worker
 
+    def init(self) -> None:
+        if self.initialized or not self.cfg.is_ssl:
+            super().init()
+        elif not self._shake_hands():
+            raise _ClientsTurn
+
+    def _shake_hands(self) -> bool:
+        """Go on with the TLS handshake; returns False while it is the client's turn. Waits for no client.
+
+        gunicorn's own waits in a thread of the pool, for ever: as many stalled clients as there are threads stop it."""
+        if not isinstance(self.sock, ssl.SSLSocket):
+            self.sock = ssl_context(self.cfg).wrap_socket(
+                self.sock,
+                server_side=True,
+                suppress_ragged_eofs=self.cfg.suppress_ragged_eofs,
+                do_handshake_on_connect=False,
+            )
+        self.sock.setblocking(False)
+        try:
+            self.sock.do_handshake()
+        except ssl.SSLWantReadError:
+            return False
+        # As gunicorn's `init` goes on from here.
+        self.initialized = True
+        self.sock.setblocking(True)
+        self.is_http2 = is_http2_negotiated(self.sock)
+        self.parser = http.get_parser(self.cfg, self.sock, self.client, self.is_http2)  # type: ignore[call-overload]
+        if self.is_http2:
+            self.parser.initiate_connection()
+        return True
+
+    def has_read_ahead(self) -> bool:
+        """Whether the next request is here already, where no poller can see it."""
+        if self.parser.unreader.buf.getvalue():
+            return True
+        return isinstance(self.sock, ssl.SSLSocket) and self.sock.pending() > 0
+
     def close(self, graceful: bool = False) -> None:
-        if graceful:
+        # gunicorn 25 closes at once, always; what a client sends to a leaving worker must not become an RST.
+        if graceful or not self._worker.drain.accepting:
             self._worker.linger(self.sock)
         else:
             util.close(self.sock)
@@ -39,8 +93,8 @@ class ThreadWorker(HotWorker, StockThreadWorker):
 
     def __init__(self, *args: Any, **kwargs: Any) -> None:
         super().__init__(*args, **kwargs)
-        #: Connections that we have ended and the client has not, and when we stop to wait for it; oldest first.
-        self._lingering: deque[tuple[float, Any]] = deque()
+        #: Connections that we have ended and the client has not -> when we stop to wait for it; oldest first.
+        self._lingering: dict[Any, float] = {}
         #: The link's descriptor while the poller has it.
         self._link_fd: int | None = None
 
@@ -63,8 +117,7 @@ class ThreadWorker(HotWorker, StockThreadWorker):
             if drain.draining or self._lingering:
                 now = time.monotonic()
                 if drain.overdue(now):
-                    self.report_cut()
-                    self.leaves_at_once = True
+                    self._give_up()
                     return
                 patience = self._patience(now)
             self.wait_for_and_dispatch_events(patience)
@@ -76,6 +129,25 @@ class ThreadWorker(HotWorker, StockThreadWorker):
         self.alive = False
         super().run()
 
+    def _give_up(self) -> None:
+        """The drain is over: end idle connections politely, and what is being answered by leaving."""
+        self._end_idle(self.keepalived_conns, math.inf)
+        self._end_idle(self.pending_conns, math.inf)
+        deadline = time.monotonic() + _LAST_LINGER
+        while self._lingering and (left := deadline - time.monotonic()) > 0:
+            self.wait_for_and_dispatch_events(left)
+        self.report_cut()
+        self.leaves_at_once = True
+
+    def handle_quit(self, sig: int, frame: Any) -> None:
+        if not (self.alive and self.drain.draining):
+            super().handle_quit(sig, frame)
+            return
+        # The master's deadline. What is left to do is the main loop's.
+        self.cfg.worker_int(self)
+        self.drain.deadline = time.monotonic()
+        self.method_queue.defer(_nothing)
+
     def _patience(self, now: float) -> float:
         """Seconds until something must be looked at even if no event comes."""
         patience = self.drain.wait(now, _TICK)
@@ -86,7 +158,7 @@ class ThreadWorker(HotWorker, StockThreadWorker):
                 if waiting:
                     patience = min(patience, max(0.0, waiting[0].timeout - now))
         if self._lingering:
-            patience = min(patience, max(0.0, self._lingering[0][0] - now))
+            patience = min(patience, max(0.0, next(iter(self._lingering.values())) - now))
         return patience
 
     # gunicorn 26 and 27 wait for the client's end of a closed connection on the main thread, up to 2 s for each: a few
@@ -101,7 +173,7 @@ class ThreadWorker(HotWorker, StockThreadWorker):
         except (OSError, ValueError):
             util.close(client)  # the client was quicker
         else:
-            self._lingering.append((time.monotonic() + _LINGER, client))
+            self._lingering[client] = time.monotonic() + _LINGER
             self.nr_conns += 1
 
     def _on_lingering(self, client: Any) -> None:
@@ -112,17 +184,37 @@ class ThreadWorker(HotWorker, StockThreadWorker):
             return
         except OSError:
             pass
-        self._lingering = deque(entry for entry in self._lingering if entry[1] is not client)
         self._end(client)
 
-    def murder_keepalived(self, *args: Any, **kwargs: Any) -> None:
+    def murder_keepalived(self, force: bool = False) -> None:
         # Also called by the loop in which gunicorn's worker stops.
         now = time.monotonic()
-        while self._lingering and self._lingering[0][0] <= now:
-            self._end(self._lingering.popleft()[1])
-        super().murder_keepalived(*args, **kwargs)
+        while self._lingering:
+            client, until = next(iter(self._lingering.items()))
+            if until > now:
+                break
+            self._end(client)
+        self._end_idle(self.keepalived_conns, math.inf if force else now)
+
+    def murder_pending(self) -> None:
+        self._end_idle(self.pending_conns, time.monotonic())
+
+    def _end_idle(self, waiting: Any, now: float) -> None:
+        """End the idle connections whose time is over; serve those whose next request is here.
+
+        gunicorn closes them at once: a request that is just arriving gets an RST."""
+        while waiting and waiting[0].timeout <= now:
+            conn = waiting.popleft()
+            self.poller.unregister(conn.sock)
+            if is_waiting(conn.sock) and now < math.inf:
+                conn.data_ready = True
+                self.enqueue_req(conn)
+            else:
+                self.nr_conns -= 1
+                conn.close(graceful=True)
 
     def _end(self, client: Any) -> None:
+        del self._lingering[client]
         self.nr_conns -= 1
         self.poller.unregister(client)
         util.close(client)
@@ -157,8 +249,35 @@ class ThreadWorker(HotWorker, StockThreadWorker):
         finally:
             board[ACCEPTING] = 0
         self.nr_conns += 1
-        client.setblocking(True)
-        self.enqueue_req(_Connection(self, client, address, listener.getsockname()))
+        conn = _Connection(self, client, address, listener.getsockname())
+        # gunicorn lets a thread of the pool wait for the first byte, up to 5 s: silent clients take them all.
+        if is_waiting(client):
+            conn.data_ready = True
+            self.enqueue_req(conn)
+        else:
+            self._await_data(conn)
+
+    def _await_data(self, conn: Any) -> None:
+        """Let the poller wait for a connection's first bytes, as long as gunicorn's thread and poller would."""
+        conn.sock.setblocking(False)
+        conn.timeout = time.monotonic() + DEFAULT_WORKER_DATA_TIMEOUT + self.cfg.keepalive
+        self.pending_conns.append(conn)
+        self.poller.register(conn.sock, selectors.EVENT_READ, partial(self.on_pending_socket_readable, conn))
+
+    def handle(self, conn: Any) -> Any:
+        try:
+            return super().handle(conn)
+        except _ClientsTurn:
+            return _DEFER
+
+    def finish_request(self, conn: Any, fs: Any) -> None:
+        kept = not fs.cancelled() and fs.exception() is None and fs.result()
+        if kept is _DEFER and self.alive:
+            self._await_data(conn)
+        elif kept and kept is not _DEFER and conn.has_read_ahead():
+            self.enqueue_req(conn)
+        else:
+            super().finish_request(conn, fs)
 
     def handle_request(self, req: Any, conn: Any) -> bool:
         entry = self.begin_request(req)
