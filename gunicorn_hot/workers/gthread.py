@@ -35,6 +35,14 @@ def _nothing() -> None:
     """Wakes the main loop."""
 
 
+def _notify_end(client: ssl.SSLSocket) -> None:
+    """Tell a TLS client that this is the end and no attack (RFC 9112 9.8); does not wait for it to say the same."""
+    try:
+        client.unwrap()
+    except (OSError, ValueError):
+        pass
+
+
 class _Connection(TConn):
     parser: Any
     sock: Any
@@ -167,8 +175,10 @@ class ThreadWorker(HotWorker, StockThreadWorker):
     def linger(self, client: Any) -> None:
         """End a connection: read on for a while, so that no RST overtakes the response (RFC 9112 9.6)."""
         try:
-            client.shutdown(socket.SHUT_WR)
             client.setblocking(False)
+            if isinstance(client, ssl.SSLSocket):
+                _notify_end(client)
+            client.shutdown(socket.SHUT_WR)
             self.poller.register(client, selectors.EVENT_READ, self._on_lingering)
         except (OSError, ValueError):
             util.close(client)  # the client was quicker

@@ -82,8 +82,9 @@ def upload(environ: dict[str, Any]) -> bytes:
     read = 0
     while data := environ["wsgi.input"].read(16384):
         read += len(data)
-    if read != int(environ["CONTENT_LENGTH"]):
-        raise RuntimeError(f"a body of {read} bytes, {environ['CONTENT_LENGTH']} were announced")
+    announced = int(environ.get("CONTENT_LENGTH") or read)  # chunked: not announced
+    if read != announced:
+        raise RuntimeError(f"a body of {read} bytes, {announced} were announced")
     return f"{read}\n".encode()
 
 
