@@ -43,6 +43,8 @@ class _Client(socket.socket):
     #: Whether it ends because we want it so: the client may be sending.
     ended_by_us = False
     _is_closing = False
+    #: What speaks HTTP/2 on it.
+    http2: Any = None
 
     worker: GeventWorker
 
@@ -192,6 +194,10 @@ class GeventWorker(HotWorker, ggevent.GeventWorker):
 
     def run(self) -> None:
         _Client.worker = self
+        if "h2" in self.cfg.http_protocols:
+            from gunicorn_hot.workers import http2
+
+            http2.use()
         #: Something has happened that the main greenlet should look at.
         self.changed = Event()
         if not self.pass_gate():
@@ -216,6 +222,8 @@ class GeventWorker(HotWorker, ggevent.GeventWorker):
                 self._end_idle()
                 break
             self.changed.clear()
+            if not self.drain.accepting:
+                self._tell_idle()
             self.changed.wait(self.drain.wait(now, _TICK))
         # Not closed yet: a connection that was just accepted still asks its listener for a name.
         for server in self._servers:
@@ -262,6 +270,34 @@ class GeventWorker(HotWorker, ggevent.GeventWorker):
         if any(waits):
             gevent.sleep(_LAST_LINGER)
 
+    def _tell_idle(self) -> None:
+        """End the idle HTTP/2 connections: with their word for that, it harms no request."""
+        for server in self._servers:
+            for greenlet in server.pool:
+                client = getattr(greenlet, "hot_client", None)
+                connection = getattr(client, "http2", None)
+                if connection is None or not connection.is_idle:
+                    continue
+                if connection.may_be_dismissed():
+                    gevent.spawn(self._dismiss, connection, client)
+                elif connection.is_fresh and not connection.is_timed:
+                    # gunicorn before 27 has no end for it.
+                    connection.is_timed = True
+                    gevent.spawn_later(self.cfg.keepalive, self._dismiss_fresh, connection, client)
+
+    def _dismiss_fresh(self, connection: Any, client: Any) -> None:
+        if connection.is_fresh and connection.is_idle and not self.drain.accepting:
+            self._dismiss(connection, client)
+
+    def _dismiss(self, connection: Any, client: Any) -> None:
+        connection.say_goaway()
+        gevent.sleep(_LINGER)
+        try:
+            # Ends also the wait of the greenlet that reads from it.
+            socket.socket.shutdown(client, socket.SHUT_RDWR)
+        except OSError:
+            pass  # the client was quicker
+
     def handle_quit(self, sig: int, frame: Any) -> None:
         if not (self.alive and self.drain.draining):
             super().handle_quit(sig, frame)
@@ -299,6 +335,13 @@ class GeventWorker(HotWorker, ggevent.GeventWorker):
     def handle(self, listener: Any, client: Any, addr: Any) -> None:
         gevent.getcurrent().hot_client = client  # type: ignore[attr-defined]
         super().handle(listener, client, addr)
+
+    def handle_http2(self, listener: Any, client: Any, *args: Any, **kwargs: Any) -> None:
+        try:
+            super().handle_http2(listener, client, *args, **kwargs)
+        finally:
+            if client.http2 is not None:
+                client.http2.end()
 
     def handle_request(self, listener_name: Any, req: Any, sock: Any, addr: Any) -> Any:
         entry = self.begin_request(req)

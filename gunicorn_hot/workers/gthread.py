@@ -103,10 +103,16 @@ class ThreadWorker(HotWorker, StockThreadWorker):
         super().__init__(*args, **kwargs)
         #: Connections that we have ended and the client has not -> when we stop to wait for it; oldest first.
         self._lingering: dict[Any, float] = {}
+        #: Idle HTTP/2 connections may have to be told that we leave.
+        self._must_tell_idle = False
         #: The link's descriptor while the poller has it.
         self._link_fd: int | None = None
 
     def run(self) -> None:
+        if "h2" in self.cfg.http_protocols:
+            from gunicorn_hot.workers import http2
+
+            http2.use()
         if not self.pass_gate():
             return
         queue: Any = self.method_queue
@@ -121,6 +127,8 @@ class ThreadWorker(HotWorker, StockThreadWorker):
             can_accept = drain.accepting and self.nr_conns < self.worker_connections
             if can_accept != self._accepting:
                 self.set_accept_enabled(can_accept)
+            if self._must_tell_idle:
+                self._tell_idle()
             patience = _TICK
             if drain.draining or self._lingering:
                 now = time.monotonic()
@@ -220,8 +228,24 @@ class ThreadWorker(HotWorker, StockThreadWorker):
                 conn.data_ready = True
                 self.enqueue_req(conn)
             else:
-                self.nr_conns -= 1
-                conn.close(graceful=True)
+                self._close_idle(conn)
+
+    def _close_idle(self, conn: Any) -> None:
+        if conn.is_http2:
+            conn.parser.say_goaway()
+        self.nr_conns -= 1
+        conn.close(graceful=True)
+
+    def _tell_idle(self) -> None:
+        """End the idle HTTP/2 connections: with their word for that, it harms no request."""
+        self._must_tell_idle = False
+        if self.drain.accepting:
+            return
+        kept: Any = self.keepalived_conns
+        for conn in [conn for conn in kept if conn.is_http2 and conn.parser.may_be_dismissed()]:
+            kept.remove(conn)
+            self.poller.unregister(conn.sock)
+            self._close_idle(conn)
 
     def _end(self, client: Any) -> None:
         del self._lingering[client]
@@ -233,6 +257,8 @@ class ThreadWorker(HotWorker, StockThreadWorker):
         self.read_link()
 
     def on_phase(self) -> None:
+        # Not here: it may be within a pass over the poller's events.
+        self._must_tell_idle = True
         if self.link.worker_end.closed:
             self._forget_link()
 
@@ -284,10 +310,30 @@ class ThreadWorker(HotWorker, StockThreadWorker):
         kept = not fs.cancelled() and fs.exception() is None and fs.result()
         if kept is _DEFER and self.alive:
             self._await_data(conn)
+        elif kept and kept is not _DEFER and conn.is_http2:
+            self._park(conn)
         elif kept and kept is not _DEFER and conn.has_read_ahead():
             self.enqueue_req(conn)
         else:
             super().finish_request(conn, fs)
+
+    def _park(self, conn: Any) -> None:
+        """Let the poller wait for an idle HTTP/2 connection; in gunicorn's worker it keeps a thread."""
+        conn.sock.setblocking(False)
+        # Without a keep-alive time it may stay, as in gunicorn 27.
+        conn.timeout = time.monotonic() + (self.cfg.keepalive or math.inf)
+        self.keepalived_conns.append(conn)
+        self.poller.register(conn.sock, selectors.EVENT_READ, partial(self.on_client_socket_readable, conn))
+        # It may have become idle only after the others were told.
+        self._must_tell_idle = not self.drain.accepting
+
+    def handle_http2(self, conn: Any) -> bool:
+        conn.parser.parks = True
+        super().handle_http2(conn)
+        if conn.parser.unpark():
+            return True
+        conn.parser.end()
+        return False
 
     def handle_request(self, req: Any, conn: Any) -> bool:
         entry = self.begin_request(req)
