@@ -46,6 +46,8 @@ def _notify_end(client: ssl.SSLSocket) -> None:
 class _Connection(TConn):
     parser: Any
     sock: Any
+    #: Whether it is kept, and gunicorn's worker would not do with it what this one does.
+    is_special = False
 
     def __init__(self, worker: ThreadWorker, client: Any, address: Any, server: Any) -> None:
         super().__init__(worker.cfg, client, address, server)
@@ -302,18 +304,22 @@ class ThreadWorker(HotWorker, StockThreadWorker):
 
     def handle(self, conn: Any) -> Any:
         try:
-            return super().handle(conn)
+            kept = super().handle(conn)
         except _ClientsTurn:
-            return _DEFER
+            kept = _DEFER
+        conn.is_special = kept and (kept is _DEFER or conn.is_http2 or conn.has_read_ahead())
+        return kept
 
     def finish_request(self, conn: Any, fs: Any) -> None:
-        kept = not fs.cancelled() and fs.exception() is None and fs.result()
-        if kept is _DEFER and self.alive:
+        if not conn.is_special:
+            super().finish_request(conn, fs)
+        elif fs.result() is not _DEFER:
+            if conn.is_http2:
+                self._park(conn)
+            else:
+                self.enqueue_req(conn)
+        elif self.alive:
             self._await_data(conn)
-        elif kept and kept is not _DEFER and conn.is_http2:
-            self._park(conn)
-        elif kept and kept is not _DEFER and conn.has_read_ahead():
-            self.enqueue_req(conn)
         else:
             super().finish_request(conn, fs)
 

@@ -78,6 +78,16 @@ def stream(seconds: float) -> Iterator[bytes]:
         yield b"piece\n"
 
 
+def events(name: str) -> Iterator[bytes]:
+    """Server-sent events, until the file `name` appears."""
+    end = time.monotonic() + LONGEST_HOLD
+    say_held(name)
+    while not (FOLDER / name).exists() and time.monotonic() < end:
+        yield b"data: tick\n\n"
+        time.sleep(0.02)
+    yield b"data: end\n\n"
+
+
 def upload(environ: dict[str, Any]) -> bytes:
     read = 0
     while data := environ["wsgi.input"].read(16384):
@@ -96,6 +106,14 @@ def app(environ: dict[str, Any], start_response: Callable[..., object]) -> Itera
     if path == "/stream":
         start_response("200 OK", headers)
         return stream(int(query["ms"]) / 1000)
+    if path == "/events":
+        start_response("200 OK", [*headers, ("Content-Type", "text/event-stream")])
+        return events(query["file"])
+    if path == "/file":
+        file = (FOLDER / query["name"]).open("rb")
+        start_response("200 OK", [*headers, ("Content-Length", str(os.fstat(file.fileno()).st_size))])
+        wrapped: Iterable[bytes] = environ["wsgi.file_wrapper"](file)
+        return wrapped
     if path == "/slow":
         if "say" in query:
             say_held(query["say"])
