@@ -6,11 +6,14 @@ from __future__ import annotations
 
 import contextlib
 import re
+import resource
 import socket
 import time
 
 import pytest
 from server import Certificate, Service, wait_gone
+
+from bench.load import Load
 
 #: Those that keep connections.
 KEEP_ALIVE = ["gthread", "gevent"]
@@ -256,3 +259,35 @@ def test_a_request_that_has_begun_is_served(service: Service, worker: str, trans
             client.sendall(STALLS[name][1])
             assert answers(read_all(client)) == [("200", "close", "10\n")], name
     finish(service, new)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("worker", KEEP_ALIVE)
+def test_two_thousand_idle_connections(service: Service, worker: str) -> None:
+    """Ten upgrades under 2,000 kept-alive connections that are mostly idle: none is reset, none goes unanswered."""
+    clients = 2000
+    _, most = resource.getrlimit(resource.RLIMIT_NOFILE)
+    if most < 2 * clients:
+        pytest.skip(f"{most} descriptors are not enough (ulimit -n)")
+    resource.setrlimit(resource.RLIMIT_NOFILE, (most, most))
+    service.configure(
+        worker_class=worker, keepalive=30, worker_connections=2 * clients, backlog=2 * clients,
+        hot_probation=0.2, hot_drain_timeout=60,
+    )
+    service.start()
+    with Load(service.address, {"idle": clients}, think_s=8, timeout=30) as load:
+        load.wait_for(2 * clients, gen="A", timeout=60)
+        for number in range(1, 11):
+            release = f"R{number}"
+            service.release(release)
+            mark, old = service.mark(), service.master
+            new = service.begin_upgrade()
+            service.wait_log("Upgrade: done, .* 0 requests cut", after=mark, timeout=60)
+            wait_gone(old)
+            service.master = new
+            load.wait_for(100, gen=release, timeout=30)
+        report = load.stop()
+    print(report.summary())
+    assert not report.failed, report.summary()
+    assert not report.went_back, report.summary()
+    assert len(report.generations) == 11
