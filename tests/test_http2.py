@@ -6,6 +6,7 @@ from __future__ import annotations
 
 import contextlib
 import importlib.metadata
+import signal
 import ssl
 import struct
 import threading
@@ -219,6 +220,23 @@ def test_httpx_notices_nothing(service: Service, worker: str, transport: dict[st
         assert [(answer.status_code, answer.headers["x-gen"]) for answer in answers] == [(200, "A")]
         assert busy.get("/").headers["x-gen"] == "B"
         finish(service, new)
+
+
+@pytest.mark.parametrize("worker", WORKERS)
+def test_after_a_rollback(service: Service, worker: str, transport: dict[str, str]) -> None:
+    """A GOAWAY cannot be taken back: the client comes again, to the generation that has said it."""
+    service.configure(worker_class=worker, workers=1, keepalive=20, hot_probation=20, **transport)
+    service.start()
+    with http_client(service) as client:
+        before = client.get("/").headers["x-pid"]
+        mark = service.mark()
+        service.release("B")
+        new = service.begin_upgrade()
+        service.wait_log("in probation", after=mark)
+        service.signal(signal.SIGKILL, new)
+        service.wait_log("Upgrade failed", after=mark)
+        for _ in range(2):
+            assert client.get("/").headers["x-pid"] == before
 
 
 @pytest.mark.parametrize("worker", WORKERS)

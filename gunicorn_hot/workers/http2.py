@@ -33,6 +33,8 @@ _GOAWAY = struct.Struct(">BHBBLLL")
 _GOAWAY_TYPE = 0x7
 _BODY_BYTES = 8
 _MAX_STREAM = 2**31 - 1
+#: A near client's next request comes within this time: to park and wake the connection costs more than that.
+_MOMENT_MS = 1
 
 
 def use() -> None:
@@ -174,6 +176,7 @@ class Connection(stock.HTTP2ServerConnection):
         return bool(getattr(self, "pending_requests", None) or getattr(self, "_deferred_events", None))
 
     def _is_readable(self) -> bool:
+        """Whether the client has said something, or has left; a client that is quick to go on is given a moment."""
         poll = select.poll()
         poll.register(self.sock, select.POLLIN)
-        return bool(poll.poll(0))
+        return bool(poll.poll(_MOMENT_MS if self._worker.drain.accepting else 0))
