@@ -201,6 +201,20 @@ def test_silent_clients_delay_nobody(service: Service, certificate: Certificate,
         finish(service, new)
 
 
+@pytest.mark.parametrize("worker", WORKERS)
+def test_a_silent_client_does_not_hold_the_drain_of_workers_without_keep_alive(service: Service, worker: str) -> None:
+    service.configure(worker_class=worker, workers=2, keepalive=0, hot_probation=0, hot_drain_timeout=60)
+    service.start()
+    with service.connect() as silent, service.connect() as late:
+        # Accepted before the drain, by whichever worker.
+        late.sock.sendall(b"G")
+        new = begin_drain(service)
+        late.sock.sendall(b"ET / HTTP/1.1\r\nHost: localhost\r\n\r\n")
+        assert answers(read_all(late.sock)) == [("200", "close", "hello\n")]
+        finish(service, new)
+        silent.was_closed()
+
+
 @pytest.mark.parametrize("worker", KEEP_ALIVE)
 def test_clients_that_do_not_close_hold_up_no_drain(service: Service, worker: str) -> None:
     threads = {"threads": 2} if worker == "gthread" else {}

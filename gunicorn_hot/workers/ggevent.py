@@ -21,8 +21,8 @@ from gunicorn_hot.workers.base import HotWorker
 from gunicorn_hot.workers.pipeline import is_waiting
 
 _TICK = 1.0
-#: s, beyond the keep-alive timeout: for a client's TLS handshake. As long as gunicorn's gthread waits for a first byte.
-_HANDSHAKE = 5.0
+#: s, beyond the keep-alive timeout: for a client's TLS handshake, or its first byte. As gunicorn's gthread has it.
+_FIRST_BYTE = 5.0
 #: As in gunicorn's `util.close_graceful`: seconds, and bytes per read.
 _LINGER = 2.0
 _LINGER_READ = 65536
@@ -169,7 +169,7 @@ class _Server(StreamServer):
         server: Any = self
         with server.wrap_socket(client_socket, do_handshake_on_connect=False, **server.ssl_args) as client:
             shaken = False
-            with _at_most(_HANDSHAKE + self.worker.cfg.keepalive):
+            with _at_most(_FIRST_BYTE + self.worker.cfg.keepalive):
                 client.do_handshake()
                 shaken = True
             return self.handle(client, address) if shaken else None
@@ -224,6 +224,8 @@ class GeventWorker(HotWorker, ggevent.GeventWorker):
             self.changed.clear()
             if not self.drain.accepting:
                 self._tell_idle()
+            if self.drain.draining and not self.cfg.keepalive:
+                self._end_silent()
             self.changed.wait(self.drain.wait(now, _TICK))
         # Not closed yet: a connection that was just accepted still asks its listener for a name.
         for server in self._servers:
@@ -328,12 +330,24 @@ class GeventWorker(HotWorker, ggevent.GeventWorker):
         # gunicorn's leaves at once when its parent has changed, and cuts what is in flight.
         base.Worker.notify(self)
 
+    def _end_silent(self) -> None:
+        """Without keep-alive gunicorn waits for a first byte as long as it takes; a drain does not."""
+        late = time.monotonic() - _FIRST_BYTE
+        for server in self._servers:
+            for greenlet in server.pool:
+                client = getattr(greenlet, "hot_client", None)
+                if client is not None and not client.heard and greenlet.hot_since < late:
+                    # Its reader takes it for the client's end.
+                    socket.socket.shutdown(client, socket.SHUT_RD)
+
     def timeout_ctx(self) -> Any:
         greenlet = gevent.getcurrent()
         return _Wait(self, greenlet, greenlet.hot_client)  # type: ignore[attr-defined]
 
     def handle(self, listener: Any, client: Any, addr: Any) -> None:
-        gevent.getcurrent().hot_client = client  # type: ignore[attr-defined]
+        greenlet: Any = gevent.getcurrent()
+        greenlet.hot_client = client
+        greenlet.hot_since = time.monotonic()
         super().handle(listener, client, addr)
 
     def handle_http2(self, listener: Any, client: Any, *args: Any, **kwargs: Any) -> None:
