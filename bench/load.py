@@ -13,7 +13,7 @@ The clients:
 
     new      a connection for each request, Connection: close
     keep     one connection, a request about every 5 ms until the server says Connection: close
-    idle     the same with 0.1-1.5 s of thinking between two requests, like the pool of a reverse proxy
+    idle     the same with 0.1-1.5 s (or as told) of thinking between two requests, like the pool of a reverse proxy
     slow     a connection for each request, GET /slow?ms=N
     upload   a connection for each request, POST /upload, 256 KiB spread over N ms
     stream   a connection for each request, GET /stream?ms=N, an answer that takes N ms
@@ -67,6 +67,7 @@ _UPLOAD = bytes(256 * 1024)
 _UPLOAD_PIECES = 16
 _READ_SIZE = 64 * 1024
 _HEAD_LIMIT = 64 * 1024
+_SHORTEST_THINKING = 0.1        # s
 _PAUSE = 0.005                  # s between two requests of one client
 _PAUSE_AFTER_FAILURE = 0.02     # s, so that a dead server does not turn the load into a busy loop
 _LOOKS = 5                      # turns of the loop from bytes of TLS to a closed connection: 4 in Python 3.10
@@ -572,9 +573,16 @@ class _Client:
     """One client: a request, a pause, and so on until it is told to stop."""
 
     def __init__(
-        self, kind: str, target: _Target, slow_ms: int, timeout: float, record: Callable[[Record], None]
+        self,
+        kind: str,
+        target: _Target,
+        slow_ms: int,
+        think_s: float,
+        timeout: float,
+        record: Callable[[Record], None],
     ) -> None:
         self._kind = kind
+        self._think_s = think_s
         self._target = target
         self._timeout = timeout
         self._record = record
@@ -601,7 +609,7 @@ class _Client:
         if not record.ok:
             seconds = _PAUSE_AFTER_FAILURE
         elif self._kind == "idle":
-            seconds = random.uniform(0.1, 1.5)
+            seconds = random.uniform(_SHORTEST_THINKING, self._think_s)
         else:
             seconds = _PAUSE
         self._pausing = asyncio.current_task()
@@ -663,7 +671,7 @@ class Load:
 
     `address` is "127.0.0.1:8000", "[::1]:8000" or "unix:/path"; with `tls` it is spoken to in TLS, and its
     certificate is not verified. `clients` is how many of each kind. `slow_ms` is the N of those that take N
-    ms. Each request, connect() included, fails after `timeout` s.
+    ms, `think_s` the longest thinking of the idle ones. Each request, connect() included, fails after `timeout` s.
 
     Raises ValueError for an address, a kind or a number that makes no sense. Any thread may call its methods.
     """
@@ -675,6 +683,7 @@ class Load:
         slow_ms: int = 1500,
         tls: bool = False,
         timeout: float = 20.0,
+        think_s: float = 1.5,
     ) -> None:
         counts = dict(_DEFAULT_CLIENTS if clients is None else clients)
         unknown = counts.keys() - set(KINDS)
@@ -684,6 +693,8 @@ class Load:
             raise ValueError(f"not a positive number of clients of each kind: {counts}")
         if timeout <= 0 or slow_ms < 0:
             raise ValueError(f"timeout ({timeout}) must be positive, slow_ms ({slow_ms}) not negative")
+        if think_s < _SHORTEST_THINKING:
+            raise ValueError(f"think_s ({think_s}) is less than the shortest thinking ({_SHORTEST_THINKING} s)")
         if slow_ms >= timeout * 1000 and not counts.keys().isdisjoint(_TAKE_SLOW_MS):
             raise ValueError(f"requests of slow_ms ({slow_ms}) cannot end within timeout ({timeout} s)")
         target = _Target.parse(address, tls)
@@ -691,7 +702,7 @@ class Load:
         self._timeout = timeout
         self._kinds = tuple(counts)
         self._clients = [
-            _Client(kind, target, slow_ms, timeout, self._add)
+            _Client(kind, target, slow_ms, think_s, timeout, self._add)
             for kind, count in counts.items()
             for _ in range(count)
         ]

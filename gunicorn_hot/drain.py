@@ -18,11 +18,17 @@ class Phase(Enum):
     DRAINING = "draining"
 
 
+def _nothing(request: Any) -> bool:
+    return False
+
+
 class Drain:
     """The phase of a worker, and the decisions that follow from it."""
 
-    def __init__(self) -> None:
+    def __init__(self, more_received: Callable[[Any], bool] = _nothing) -> None:
         self.phase = Phase.ACCEPTING
+        #: Whether the client has sent more requests behind this one, which have to be answered too.
+        self.more_received = more_received
         #: Whether the phase is ACCEPTING, or DRAINING: plain attributes, since every accept and every request asks.
         self.accepting = True
         self.draining = False
@@ -70,7 +76,8 @@ class Drain:
 class InFlight:
     """A request that is being answered; it stands in for the request's ``should_close`` meanwhile.
 
-    The answer is the client's wish, or the worker's phase when it is first asked.
+    The answer is the client's wish, or the worker's phase when it is first asked: one that accepts no more closes,
+    after the last of the requests that it has received.
 
     gunicorn asks twice: when it writes the response's head, and when it decides what becomes of the connection. Both
     must get one answer. A pause between them would otherwise close a connection that was announced as kept, which is
@@ -87,7 +94,10 @@ class InFlight:
 
     def __call__(self) -> bool:
         if self._answer is None:
-            self._answer = not self._drain.accepting or (self._ask is not None and self._ask())
+            drain = self._drain
+            self._answer = (self._ask is not None and self._ask()) or (
+                not drain.accepting and not drain.more_received(self.request)
+            )
         return self._answer
 
     def end(self) -> None:

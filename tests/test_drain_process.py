@@ -3,9 +3,7 @@
 from __future__ import annotations
 
 import contextlib
-import re
 import signal
-import socket
 import time
 
 import pytest
@@ -153,30 +151,6 @@ def test_a_kept_alive_connection_survives_a_rollback(service: Service, worker: s
         until(lambda: service.ask().pid == before.pid, "an answer of the old worker")
         assert idle.ask() == before
         assert not idle.ask().closes
-
-
-def read_all(sock: socket.socket) -> bytes:
-    data = b""
-    while piece := sock.recv(65536):
-        data += piece
-    return data
-
-
-@pytest.mark.parametrize("worker", KEEP_ALIVE)
-def test_pipelined_requests(service: Service, worker: str) -> None:
-    """The first answer of a draining worker says that it is the last, and so it is; it comes whole."""
-    service.configure(worker_class=worker, workers=1, hot_probation=0)
-    service.start()
-    with service.connect() as connection:
-        request = b"GET /hold?file=go HTTP/1.1\r\nHost: localhost\r\n\r\n"
-        connection.sock.sendall(request + b"GET / HTTP/1.1\r\nHost: localhost\r\n\r\n")
-        service.wait_file("go.held", lines=1)
-        new = begin_drain(service)
-        service.write("go")
-        answers = read_all(connection.sock).decode()
-    pattern = "^http/1.1 .*?\r$|^connection: .*?\r$|^hello$"
-    assert re.findall(pattern, answers.lower(), re.MULTILINE) == ["http/1.1 200 ok\r", "connection: close\r", "hello"]
-    finish(service, new)
 
 
 @pytest.mark.parametrize("worker", WORKERS)

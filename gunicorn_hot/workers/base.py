@@ -19,6 +19,7 @@ from gunicorn.sock import ssl_context
 from gunicorn_hot import listeners, settings
 from gunicorn_hot.drain import Drain, InFlight
 from gunicorn_hot.link import IN_FLIGHT, SENT, Link
+from gunicorn_hot.workers.pipeline import more_received
 
 if TYPE_CHECKING:
     from gunicorn.workers.base import Worker as _Base
@@ -73,7 +74,7 @@ class HotWorker(_Base):
         # In the master, before the fork.
         super().__init__(*args, **kwargs)
         self.link = Link()
-        self.drain = Drain()
+        self.drain = Drain(more_received)
         self.board = self.link.board
         self.in_flight: set[InFlight] = set()
         self.gate_open = False
@@ -233,7 +234,7 @@ class HotWorker(_Base):
     def begin_request(self, request: Any) -> InFlight:
         """Note that `request` is being answered; `end_request` takes what this returns.
 
-        Every response that is begun from the pause on says that the connection will close."""
+        Every response that is begun from the pause on says that the connection will close; pipelined ones: the last."""
         drain = self.drain
         entry = InFlight(request, drain, time.monotonic())
         request.should_close = entry

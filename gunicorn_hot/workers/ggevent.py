@@ -8,6 +8,7 @@ from functools import partial
 from typing import Any
 
 import gevent
+from gevent import socket, ssl
 from gevent.event import Event
 from gevent.pool import Pool
 from gevent.server import StreamServer
@@ -17,8 +18,123 @@ from gunicorn.workers import base, ggevent
 from gunicorn_hot.link import ACCEPTING
 from gunicorn_hot.listeners import is_listening
 from gunicorn_hot.workers.base import HotWorker
+from gunicorn_hot.workers.pipeline import is_waiting
 
 _TICK = 1.0
+#: s, beyond the keep-alive timeout: for a client's TLS handshake, or its first byte. As gunicorn's gthread has it.
+_FIRST_BYTE = 5.0
+#: As in gunicorn's `util.close_graceful`: seconds, and bytes per read.
+_LINGER = 2.0
+_LINGER_READ = 65536
+#: s, at the end of a drain: for what crosses the end of an idle connection.
+_LAST_LINGER = 0.1
+
+
+def _at_most(seconds: float) -> gevent.Timeout:
+    """Return a context manager that leaves its block, silently, when the time is over."""
+    return gevent.Timeout(seconds, False)  # type: ignore[arg-type]
+
+
+class _Client(socket.socket):
+    """A client's connection, ended politely where gunicorn closes it at once: no RST overtakes a response."""
+
+    #: Whether it has said anything since the worker began to wait for a request.
+    heard = False
+    #: Whether it ends because we want it so: the client may be sending.
+    ended_by_us = False
+    _is_closing = False
+    #: What speaks HTTP/2 on it.
+    http2: Any = None
+
+    worker: GeventWorker
+
+    def recv(self, *args: Any) -> bytes:
+        data: bytes = super().recv(*args)
+        self.heard = True
+        return data
+
+    def close(self) -> None:
+        if not self._is_closing:
+            self._is_closing = True
+            if self.ended_by_us or not self.worker.drain.accepting:
+                self._linger()
+        super().close()
+
+    def _linger(self) -> None:
+        """Read on for a while (RFC 9112 9.6)."""
+        try:
+            self._notify_end()
+            socket.socket.shutdown(self, socket.SHUT_WR)
+            self.settimeout(None)
+            with _at_most(_LINGER):
+                while socket.socket.recv(self, _LINGER_READ):
+                    pass
+        except OSError:
+            pass  # the client was quicker
+
+
+    def _notify_end(self) -> None:
+        """Tell the client that this is the end, where the transport has a word for that."""
+
+
+class _TLSClient(_Client, ssl.SSLSocket):
+    """The same, encrypted; made by its context."""
+
+    def _notify_end(self) -> None:
+        # Without it, it could be an attack (RFC 9112 9.8). The client's own is not waited for.
+        self.settimeout(0)
+        try:
+            self.unwrap()
+        except (OSError, ValueError):
+            pass
+
+
+class _Wait:
+    """The time that a client has for the head of a request, as a context manager in place of gunicorn's Timeout.
+
+    Cuts off no request that is just arriving; and in a drain none that has begun to arrive: that has its own end."""
+
+    def __init__(self, worker: GeventWorker, greenlet: Any, client: _Client) -> None:
+        self._worker = worker
+        self._greenlet = greenlet
+        self._client = client
+        self._timeout: gevent.Timeout | None = None
+
+    def __enter__(self) -> None:
+        self._client.heard = False
+        self._greenlet.hot_wait = self
+        self._start()
+
+    def _start(self) -> None:
+        self._timer = gevent.get_hub().loop.timer(self._worker.cfg.keepalive, priority=-1)
+        self._timer.start(self._expire)
+
+    def __exit__(self, _kind: object, error: BaseException | None, _traceback: object) -> bool:
+        self._greenlet.hot_wait = None
+        self._timer.close()
+        return error is not None and error is self._timeout
+
+    def _expire(self) -> None:
+        if is_waiting(self._client) or (self.is_under_way and not self._worker.drain.accepting):
+            self._timer.close()
+            self._start()
+        else:
+            self.end()
+
+    @property
+    def is_under_way(self) -> bool:
+        """Whether a part of a request has come."""
+        return self._client.heard
+
+    def end(self) -> None:
+        """Let the waiting greenlet close its connection; not called by itself."""
+        self._client.ended_by_us = True
+        self._timeout = gevent.Timeout()
+        gevent.get_hub().loop.run_callback(self._throw)
+
+    def _throw(self) -> None:
+        if self._greenlet.hot_wait is self:  # it has not stopped to wait meanwhile
+            self._greenlet.throw(self._timeout)
 
 
 class _Server(StreamServer):
@@ -32,12 +148,31 @@ class _Server(StreamServer):
         board[ACCEPTING] = 1
         try:
             if worker.alive and worker.may_accept():
-                return super().do_read()
+                return self._accept()
         finally:
             board[ACCEPTING] = 0
         # A pool that gets room starts to accept again by itself, and a readable listener would then spin.
         self.stop_accepting()
         return None
+
+    def _accept(self) -> Any:
+        """As gevent does it, but for the class of the client's socket (gevent 24.10 to 26)."""
+        listener: Any = self.socket
+        try:
+            fd, address = listener._accept()
+        except BlockingIOError:
+            return None
+        return _Client(listener.family, listener.type, listener.proto, fileno=fd), address
+
+    def wrap_socket_and_handle(self, client_socket: Any, address: Any) -> Any:
+        # gevent waits for a client's handshake for ever, and a drain would with it.
+        server: Any = self
+        with server.wrap_socket(client_socket, do_handshake_on_connect=False, **server.ssl_args) as client:
+            shaken = False
+            with _at_most(_FIRST_BYTE + self.worker.cfg.keepalive):
+                client.do_handshake()
+                shaken = True
+            return self.handle(client, address) if shaken else None
 
 
 class _Pool(Pool):
@@ -58,6 +193,11 @@ class GeventWorker(HotWorker, ggevent.GeventWorker):
         self._link_watcher: Any = None
 
     def run(self) -> None:
+        _Client.worker = self
+        if "h2" in self.cfg.http_protocols:
+            from gunicorn_hot.workers import http2
+
+            http2.use()
         #: Something has happened that the main greenlet should look at.
         self.changed = Event()
         if not self.pass_gate():
@@ -79,8 +219,13 @@ class GeventWorker(HotWorker, ggevent.GeventWorker):
             self.notify()
             now = time.monotonic()
             if self.drain.overdue(now):
+                self._end_idle()
                 break
             self.changed.clear()
+            if not self.drain.accepting:
+                self._tell_idle()
+            if self.drain.draining and not self.cfg.keepalive:
+                self._end_silent()
             self.changed.wait(self.drain.wait(now, _TICK))
         # Not closed yet: a connection that was just accepted still asks its listener for a name.
         for server in self._servers:
@@ -97,7 +242,10 @@ class GeventWorker(HotWorker, ggevent.GeventWorker):
         """As gunicorn's worker makes it, but for the class that accepts (gunicorn 25.3 to 27)."""
         pool = _Pool(self.worker_connections)
         pool.worker = self
-        ssl_args: dict[str, Any] = {"ssl_context": ssl_context(self.cfg)} if self.cfg.is_ssl else {}
+        ssl_args: dict[str, Any] = {}
+        if self.cfg.is_ssl:
+            context = ssl_args["ssl_context"] = ssl_context(self.cfg)
+            context.sslsocket_class = _TLSClient
         server = _Server(listener, handle=partial(self.handle, listener), spawn=pool, **ssl_args)
         server.worker = self
         if self.cfg.workers > 1:
@@ -114,6 +262,51 @@ class GeventWorker(HotWorker, ggevent.GeventWorker):
             self.notify()
             self.changed.clear()
             self.changed.wait(min(left, _TICK))
+
+    def _end_idle(self) -> None:
+        """The drain is over: end the connections that are idle politely, and give them a moment for that."""
+        waits = [getattr(greenlet, "hot_wait", None) for server in self._servers for greenlet in server.pool]
+        for wait in waits:
+            if wait is not None and not wait.is_under_way:
+                wait.end()
+        if any(waits):
+            gevent.sleep(_LAST_LINGER)
+
+    def _tell_idle(self) -> None:
+        """End the idle HTTP/2 connections: with their word for that, it harms no request."""
+        for server in self._servers:
+            for greenlet in server.pool:
+                client = getattr(greenlet, "hot_client", None)
+                connection = getattr(client, "http2", None)
+                if connection is None or not connection.is_idle:
+                    continue
+                if connection.may_be_dismissed():
+                    gevent.spawn(self._dismiss, connection, client)
+                elif connection.is_fresh and not connection.is_timed:
+                    # gunicorn before 27 has no end for it.
+                    connection.is_timed = True
+                    gevent.spawn_later(self.cfg.keepalive, self._dismiss_fresh, connection, client)
+
+    def _dismiss_fresh(self, connection: Any, client: Any) -> None:
+        if connection.is_fresh and connection.is_idle and not self.drain.accepting:
+            self._dismiss(connection, client)
+
+    def _dismiss(self, connection: Any, client: Any) -> None:
+        connection.say_goaway()
+        gevent.sleep(_LINGER)
+        try:
+            # Ends also the wait of the greenlet that reads from it.
+            socket.socket.shutdown(client, socket.SHUT_RDWR)
+        except OSError:
+            pass  # the client was quicker
+
+    def handle_quit(self, sig: int, frame: Any) -> None:
+        if not (self.alive and self.drain.draining):
+            super().handle_quit(sig, frame)
+            return
+        # The master's deadline. The main greenlet, which the signal has woken, does what is left to do.
+        self.cfg.worker_int(self)
+        self.drain.deadline = time.monotonic()
 
     def _on_signal(self) -> None:
         os.read(self.PIPE[0], 4096)
@@ -136,6 +329,33 @@ class GeventWorker(HotWorker, ggevent.GeventWorker):
     def notify(self) -> None:
         # gunicorn's leaves at once when its parent has changed, and cuts what is in flight.
         base.Worker.notify(self)
+
+    def _end_silent(self) -> None:
+        """Without keep-alive gunicorn waits for a first byte as long as it takes; a drain does not."""
+        late = time.monotonic() - _FIRST_BYTE
+        for server in self._servers:
+            for greenlet in server.pool:
+                client = getattr(greenlet, "hot_client", None)
+                if client is not None and not client.heard and greenlet.hot_since < late:
+                    # Its reader takes it for the client's end.
+                    socket.socket.shutdown(client, socket.SHUT_RD)
+
+    def timeout_ctx(self) -> Any:
+        greenlet = gevent.getcurrent()
+        return _Wait(self, greenlet, greenlet.hot_client)  # type: ignore[attr-defined]
+
+    def handle(self, listener: Any, client: Any, addr: Any) -> None:
+        greenlet: Any = gevent.getcurrent()
+        greenlet.hot_client = client
+        greenlet.hot_since = time.monotonic()
+        super().handle(listener, client, addr)
+
+    def handle_http2(self, listener: Any, client: Any, *args: Any, **kwargs: Any) -> None:
+        try:
+            super().handle_http2(listener, client, *args, **kwargs)
+        finally:
+            if client.http2 is not None:
+                client.http2.end()
 
     def handle_request(self, listener_name: Any, req: Any, sock: Any, addr: Any) -> Any:
         entry = self.begin_request(req)

@@ -2,33 +2,97 @@
 
 from __future__ import annotations
 
+import math
 import selectors
 import socket
 import ssl
 import time
-from collections import deque
+from functools import partial
 from typing import Any
 
-from gunicorn import util
-from gunicorn.workers.gthread import TConn
+from gunicorn import http, util
+from gunicorn.sock import is_http2_negotiated, ssl_context
+from gunicorn.workers.gthread import _DEFER, DEFAULT_WORKER_DATA_TIMEOUT, TConn  # type: ignore[attr-defined]
 from gunicorn.workers.gthread import ThreadWorker as StockThreadWorker
 
 from gunicorn_hot.link import ACCEPTING
 from gunicorn_hot.workers.base import BEAT, NOBODY_WAITS, HotWorker
+from gunicorn_hot.workers.pipeline import is_waiting
 
 _TICK = 1.0
+#: s, at the end of a drain: for what crosses the end of an idle connection.
+_LAST_LINGER = 0.1
 #: As in gunicorn's `util.close_graceful`: seconds, and bytes per read.
 _LINGER = 2.0
 _LINGER_READ = 65536
 
 
+class _ClientsTurn(BaseException):
+    """The TLS handshake goes on when the client has said something. No Exception: gunicorn would answer it."""
+
+
+def _nothing() -> None:
+    """Wakes the main loop."""
+
+
+def _notify_end(client: ssl.SSLSocket) -> None:
+    """Tell a TLS client that this is the end and no attack (RFC 9112 9.8); does not wait for it to say the same."""
+    try:
+        client.unwrap()
+    except (OSError, ValueError):
+        pass
+
+
 class _Connection(TConn):
+    parser: Any
+    sock: Any
+    #: Whether it is kept, and gunicorn's worker would not do with it what this one does.
+    is_special = False
+
     def __init__(self, worker: ThreadWorker, client: Any, address: Any, server: Any) -> None:
         super().__init__(worker.cfg, client, address, server)
         self._worker = worker
 
+    def init(self) -> None:
+        if self.initialized or not self.cfg.is_ssl:
+            super().init()
+        elif not self._shake_hands():
+            raise _ClientsTurn
+
+    def _shake_hands(self) -> bool:
+        """Go on with the TLS handshake; returns False while it is the client's turn. Waits for no client.
+
+        gunicorn's own waits in a thread of the pool, for ever: as many stalled clients as there are threads stop it."""
+        if not isinstance(self.sock, ssl.SSLSocket):
+            self.sock = ssl_context(self.cfg).wrap_socket(
+                self.sock,
+                server_side=True,
+                suppress_ragged_eofs=self.cfg.suppress_ragged_eofs,
+                do_handshake_on_connect=False,
+            )
+        self.sock.setblocking(False)
+        try:
+            self.sock.do_handshake()
+        except ssl.SSLWantReadError:
+            return False
+        # As gunicorn's `init` goes on from here.
+        self.initialized = True
+        self.sock.setblocking(True)
+        self.is_http2 = is_http2_negotiated(self.sock)
+        self.parser = http.get_parser(self.cfg, self.sock, self.client, self.is_http2)  # type: ignore[call-overload]
+        if self.is_http2:
+            self.parser.initiate_connection()
+        return True
+
+    def has_read_ahead(self) -> bool:
+        """Whether the next request is here already, where no poller can see it."""
+        if self.parser.unreader.buf.getvalue():
+            return True
+        return isinstance(self.sock, ssl.SSLSocket) and self.sock.pending() > 0
+
     def close(self, graceful: bool = False) -> None:
-        if graceful:
+        # gunicorn 25 closes at once, always; what a client sends to a leaving worker must not become an RST.
+        if graceful or not self._worker.drain.accepting:
             self._worker.linger(self.sock)
         else:
             util.close(self.sock)
@@ -39,12 +103,18 @@ class ThreadWorker(HotWorker, StockThreadWorker):
 
     def __init__(self, *args: Any, **kwargs: Any) -> None:
         super().__init__(*args, **kwargs)
-        #: Connections that we have ended and the client has not, and when we stop to wait for it; oldest first.
-        self._lingering: deque[tuple[float, Any]] = deque()
+        #: Connections that we have ended and the client has not -> when we stop to wait for it; oldest first.
+        self._lingering: dict[Any, float] = {}
+        #: Idle HTTP/2 connections may have to be told that we leave.
+        self._must_tell_idle = False
         #: The link's descriptor while the poller has it.
         self._link_fd: int | None = None
 
     def run(self) -> None:
+        if "h2" in self.cfg.http_protocols:
+            from gunicorn_hot.workers import http2
+
+            http2.use()
         if not self.pass_gate():
             return
         queue: Any = self.method_queue
@@ -60,6 +130,8 @@ class ThreadWorker(HotWorker, StockThreadWorker):
             if can_accept != self._accepting:
                 self.set_accept_enabled(can_accept)
             now = time.monotonic()
+            if self._must_tell_idle:
+                self._tell_idle()
             patience = _TICK
             # gunicorn does this at every event, and spends a twentieth of its time on it when they come in thousands.
             if now >= chores_at or drain.draining:
@@ -68,8 +140,7 @@ class ThreadWorker(HotWorker, StockThreadWorker):
                 self.murder_keepalived()
                 self.murder_pending()
                 if drain.overdue(now):
-                    self.report_cut()
-                    self.leaves_at_once = True
+                    self._give_up()
                     return
             if drain.draining or self._lingering:
                 patience = self._patience(now)
@@ -79,6 +150,25 @@ class ThreadWorker(HotWorker, StockThreadWorker):
         # What is left is what gunicorn's worker does after SIGTERM. Its own loop ends before its first pass.
         self.alive = False
         super().run()
+
+    def _give_up(self) -> None:
+        """The drain is over: end idle connections politely, and what is being answered by leaving."""
+        self._end_idle(self.keepalived_conns, math.inf)
+        self._end_idle(self.pending_conns, math.inf)
+        deadline = time.monotonic() + _LAST_LINGER
+        while self._lingering and (left := deadline - time.monotonic()) > 0:
+            self.wait_for_and_dispatch_events(left)
+        self.report_cut()
+        self.leaves_at_once = True
+
+    def handle_quit(self, sig: int, frame: Any) -> None:
+        if not (self.alive and self.drain.draining):
+            super().handle_quit(sig, frame)
+            return
+        # The master's deadline. What is left to do is the main loop's.
+        self.cfg.worker_int(self)
+        self.drain.deadline = time.monotonic()
+        self.method_queue.defer(_nothing)
 
     def _patience(self, now: float) -> float:
         """Seconds until something must be looked at even if no event comes."""
@@ -90,7 +180,7 @@ class ThreadWorker(HotWorker, StockThreadWorker):
                 if waiting:
                     patience = min(patience, max(0.0, waiting[0].timeout - now))
         if self._lingering:
-            patience = min(patience, max(BEAT, self._lingering[0][0] - now))
+            patience = min(patience, max(BEAT, next(iter(self._lingering.values())) - now))
         return patience
 
     # gunicorn 26 and 27 wait for the client's end of a closed connection on the main thread, up to 2 s for each: a few
@@ -99,13 +189,15 @@ class ThreadWorker(HotWorker, StockThreadWorker):
     def linger(self, client: Any) -> None:
         """End a connection: read on for a while, so that no RST overtakes the response (RFC 9112 9.6)."""
         try:
-            client.shutdown(socket.SHUT_WR)
             client.setblocking(False)
+            if isinstance(client, ssl.SSLSocket):
+                _notify_end(client)
+            client.shutdown(socket.SHUT_WR)
             self.poller.register(client, selectors.EVENT_READ, self._on_lingering)
         except (OSError, ValueError):
             util.close(client)  # the client was quicker
         else:
-            self._lingering.append((time.monotonic() + _LINGER, client))
+            self._lingering[client] = time.monotonic() + _LINGER
             self.nr_conns += 1
 
     def _on_lingering(self, client: Any) -> None:
@@ -116,17 +208,53 @@ class ThreadWorker(HotWorker, StockThreadWorker):
             return
         except OSError:
             pass
-        self._lingering = deque(entry for entry in self._lingering if entry[1] is not client)
         self._end(client)
 
-    def murder_keepalived(self, *args: Any, **kwargs: Any) -> None:
+    def murder_keepalived(self, force: bool = False) -> None:
         # Also called by the loop in which gunicorn's worker stops.
         now = time.monotonic()
-        while self._lingering and self._lingering[0][0] <= now:
-            self._end(self._lingering.popleft()[1])
-        super().murder_keepalived(*args, **kwargs)
+        while self._lingering:
+            client, until = next(iter(self._lingering.items()))
+            if until > now:
+                break
+            self._end(client)
+        self._end_idle(self.keepalived_conns, math.inf if force else now)
+
+    def murder_pending(self) -> None:
+        self._end_idle(self.pending_conns, time.monotonic())
+
+    def _end_idle(self, waiting: Any, now: float) -> None:
+        """End the idle connections whose time is over; serve those whose next request is here.
+
+        gunicorn closes them at once: a request that is just arriving gets an RST."""
+        while waiting and waiting[0].timeout <= now:
+            conn = waiting.popleft()
+            self.poller.unregister(conn.sock)
+            if is_waiting(conn.sock) and now < math.inf:
+                conn.data_ready = True
+                self.enqueue_req(conn)
+            else:
+                self._close_idle(conn)
+
+    def _close_idle(self, conn: Any) -> None:
+        if conn.is_http2:
+            conn.parser.say_goaway()
+        self.nr_conns -= 1
+        conn.close(graceful=True)
+
+    def _tell_idle(self) -> None:
+        """End the idle HTTP/2 connections: with their word for that, it harms no request."""
+        self._must_tell_idle = False
+        if self.drain.accepting:
+            return
+        kept: Any = self.keepalived_conns
+        for conn in [conn for conn in kept if conn.is_http2 and conn.parser.may_be_dismissed()]:
+            kept.remove(conn)
+            self.poller.unregister(conn.sock)
+            self._close_idle(conn)
 
     def _end(self, client: Any) -> None:
+        del self._lingering[client]
         self.nr_conns -= 1
         self.poller.unregister(client)
         util.close(client)
@@ -135,6 +263,8 @@ class ThreadWorker(HotWorker, StockThreadWorker):
         self.read_link()
 
     def on_phase(self) -> None:
+        # Not here: it may be within a pass over the poller's events.
+        self._must_tell_idle = True
         if self.link.worker_end.closed:
             self._forget_link()
 
@@ -161,8 +291,59 @@ class ThreadWorker(HotWorker, StockThreadWorker):
         finally:
             board[ACCEPTING] = 0
         self.nr_conns += 1
-        client.setblocking(True)
-        self.enqueue_req(_Connection(self, client, address, listener.getsockname()))
+        conn = _Connection(self, client, address, listener.getsockname())
+        # gunicorn lets a thread of the pool wait for the first byte, up to 5 s: silent clients take them all.
+        if is_waiting(client):
+            conn.data_ready = True
+            self.enqueue_req(conn)
+        else:
+            self._await_data(conn)
+
+    def _await_data(self, conn: Any) -> None:
+        """Let the poller wait for a connection's first bytes, as long as gunicorn's thread and poller would."""
+        conn.sock.setblocking(False)
+        conn.timeout = time.monotonic() + DEFAULT_WORKER_DATA_TIMEOUT + self.cfg.keepalive
+        self.pending_conns.append(conn)
+        self.poller.register(conn.sock, selectors.EVENT_READ, partial(self.on_pending_socket_readable, conn))
+
+    def handle(self, conn: Any) -> Any:
+        try:
+            kept = super().handle(conn)
+        except _ClientsTurn:
+            kept = _DEFER
+        conn.is_special = kept and (kept is _DEFER or conn.is_http2 or conn.has_read_ahead())
+        return kept
+
+    def finish_request(self, conn: Any, fs: Any) -> None:
+        if not conn.is_special:
+            super().finish_request(conn, fs)
+        elif fs.result() is not _DEFER:
+            if conn.is_http2:
+                self._park(conn)
+            else:
+                self.enqueue_req(conn)
+        elif self.alive:
+            self._await_data(conn)
+        else:
+            super().finish_request(conn, fs)
+
+    def _park(self, conn: Any) -> None:
+        """Let the poller wait for an idle HTTP/2 connection; in gunicorn's worker it keeps a thread."""
+        conn.sock.setblocking(False)
+        # Without a keep-alive time it may stay, as in gunicorn 27.
+        conn.timeout = time.monotonic() + (self.cfg.keepalive or math.inf)
+        self.keepalived_conns.append(conn)
+        self.poller.register(conn.sock, selectors.EVENT_READ, partial(self.on_client_socket_readable, conn))
+        # It may have become idle only after the others were told.
+        self._must_tell_idle = not self.drain.accepting
+
+    def handle_http2(self, conn: Any) -> bool:
+        conn.parser.parks = True
+        super().handle_http2(conn)
+        if conn.parser.unpark():
+            return True
+        conn.parser.end()
+        return False
 
     def handle_request(self, req: Any, conn: Any) -> bool:
         entry = self.begin_request(req)

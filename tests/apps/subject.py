@@ -81,12 +81,23 @@ def stream(seconds: float) -> Iterator[bytes]:
         yield b"piece\n"
 
 
+def events(name: str) -> Iterator[bytes]:
+    """Server-sent events, until the file `name` appears."""
+    end = time.monotonic() + LONGEST_HOLD
+    say_held(name)
+    while not (FOLDER / name).exists() and time.monotonic() < end:
+        yield b"data: tick\n\n"
+        time.sleep(0.02)
+    yield b"data: end\n\n"
+
+
 def upload(environ: dict[str, Any]) -> bytes:
     read = 0
     while data := environ["wsgi.input"].read(16384):
         read += len(data)
-    if read != int(environ["CONTENT_LENGTH"]):
-        raise RuntimeError(f"a body of {read} bytes, {environ['CONTENT_LENGTH']} were announced")
+    announced = int(environ.get("CONTENT_LENGTH") or read)  # chunked: not announced
+    if read != announced:
+        raise RuntimeError(f"a body of {read} bytes, {announced} were announced")
     return f"{read}\n".encode()
 
 
@@ -98,6 +109,14 @@ def app(environ: dict[str, Any], start_response: Callable[..., object]) -> Itera
     if path == "/stream":
         start_response("200 OK", headers)
         return stream(int(query["ms"]) / 1000)
+    if path == "/events":
+        start_response("200 OK", [*headers, ("Content-Type", "text/event-stream")])
+        return events(query["file"])
+    if path == "/file":
+        file = (FOLDER / query["name"]).open("rb")
+        start_response("200 OK", [*headers, ("Content-Length", str(os.fstat(file.fileno()).st_size))])
+        wrapped: Iterable[bytes] = environ["wsgi.file_wrapper"](file)
+        return wrapped
     if path == "/slow":
         if "say" in query:
             say_held(query["say"])
