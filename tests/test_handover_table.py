@@ -94,6 +94,7 @@ SAMPLES: dict[type[handover.Event], handover.Event] = {
         handover.SuccessorSpawned(7),
         handover.SpawnFailed("no memory"),
         handover.SuccessorGreeted(),
+        handover.SuccessorWaits("worker (pid: 8) is busy"),
         handover.SuccessorReady(frozenset({1})),
         handover.WorkerPaused(1),
         handover.WorkerGone(1),
