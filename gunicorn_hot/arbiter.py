@@ -638,6 +638,8 @@ class HotArbiter(_Base):
         """A worker could not load the application, which ends gunicorn: not while others serve.
 
         What is on the disk may be the release that has just been refused."""
+        if self._stopping:
+            return  # another one has failed too; gunicorn would end by this exception, and with another status
         if self._is_incoming or not any(worker.is_ready for worker in self.WORKERS.values()):
             raise halt
         self._spawn_after = time.monotonic() + _RESPAWN_SECONDS

@@ -45,6 +45,9 @@ class Hold:
         else:
             self.fail(f"{type(error).__name__}: {error}")
 
+    def __repr__(self) -> str:
+        return f"<hold_ready() at {self.where}>"
+
 
 #: Holds that were not released, by identity, in the order in which they were taken.
 _holds: dict[int, Hold] = {}
