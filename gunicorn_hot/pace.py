@@ -14,7 +14,6 @@ from pathlib import Path
 #: s between two looks: some ticks of the kernel, after which it brings the account of a running thread up to date.
 LOOK = 0.025
 _TICKS = os.sysconf("SC_CLK_TCK") if hasattr(os, "sysconf") else 100
-_CPU_MAX = "cpu.max"
 _CGROUPS = Path("/sys/fs/cgroup")
 
 
@@ -30,20 +29,24 @@ def usable_cores() -> int:
 
 def _quotas() -> list[float]:
     """Return what each cgroup that this process is in allows, in processors."""
+    quotas = []
+    folder = _CGROUPS / _own_cgroup()
+    for group in (folder, *folder.parents):
+        try:
+            quota, period = (group / "cpu.max").read_text().split()
+            quotas.append(int(quota) / int(period))
+        except (OSError, ValueError, ZeroDivisionError):
+            continue  # not a cgroup, the root, or "max"
+    return quotas
+
+
+def _own_cgroup() -> str:
+    """Return its path below _CGROUPS; in a container mostly "", the root of what can be seen."""
     try:
         lines = Path("/proc/self/cgroup").read_text().splitlines()
     except OSError:
-        return []
-    quotas = []
-    for path in [line[3:].strip("/") for line in lines if line.startswith("0::")]:
-        folder = _CGROUPS / path
-        for group in (folder, *folder.parents):
-            try:
-                quota, period = (group / _CPU_MAX).read_text().split()
-                quotas.append(int(quota) / int(period))
-            except (OSError, ValueError, ZeroDivisionError):
-                continue  # not a cgroup, the root, or "max"
-    return quotas
+        return ""
+    return next((line[3:].strip("/") for line in lines if line.startswith("0::")), "")
 
 
 def default_limit() -> int:
@@ -71,39 +74,40 @@ class Pace:
         """Return how many processors the loading workers want; None of them is looked at twice within LOOK."""
         self._looks = {pid: look for pid, look in self._looks.items() if pid in loading}
         for pid in loading:
-            if (look := self._looks.get(pid)) is None:
-                self._looks[pid] = (now, wanted(pid) or 0.0, 1.0)
-            elif now - look[0] >= LOOK:
-                total = wanted(pid)
-                share = 1.0 if total is None else (total - look[1]) / (now - look[0])
-                self._looks[pid] = (now, total or 0.0, share)
+            look = self._looks.get(pid)
+            if look is not None and now - look[0] < LOOK:
+                continue
+            total, runs = account(pid)
+            share = 1.0 if look is None else (total - look[1]) / (now - look[0])
+            self._looks[pid] = (now, total, max(share, float(runs)))
         return sum(share for _, _, share in self._looks.values())
 
 
-def wanted(pid: int) -> float | None:
-    """Return the processor time in seconds that a process has used, or stood in line for; None if nobody knows."""
+def account(pid: int) -> tuple[float, bool]:
+    """Return the processor time in seconds that a process has used or stood in line for, and whether it does so now.
+
+    Where nobody knows it is taken to do so. The time in line counts because a busy worker on a busy machine gets
+    little; and the present because the kernel adds that time up only when it is over."""
     if sys.platform != "linux":
-        return None
+        return 0.0, True
+    total, runs = 0.0, False
     try:
-        used = _in_line(pid)
-        # A kernel that keeps no such account writes zeros.
-        return used or _used(pid)
+        for thread in Path(f"/proc/{pid}/task").iterdir():
+            try:
+                fields = (thread / "stat").read_text().rpartition(")")[2].split()
+                runs = runs or fields[0] == "R"
+                total += _in_line(thread) or (int(fields[11]) + int(fields[12])) / _TICKS
+            except FileNotFoundError:
+                continue  # it has ended
     except (OSError, ValueError, IndexError):
-        return None
+        return 0.0, True
+    return total, runs
 
 
-def _in_line(pid: int) -> float:
-    """Time on a processor, and on a run queue: less than the half of it is a busy worker's on a busy machine."""
-    total = 0
-    for thread in Path(f"/proc/{pid}/task").iterdir():
-        try:
-            ran, stood, _ = (thread / "schedstat").read_text().split()
-        except FileNotFoundError:
-            continue  # it has ended, or there is no account
-        total += int(ran) + int(stood)
-    return total / 1e9
-
-
-def _used(pid: int) -> float:
-    fields = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()
-    return (int(fields[11]) + int(fields[12])) / _TICKS
+def _in_line(thread: Path) -> float:
+    """Return the time on a processor and on a run queue; 0 if the kernel keeps no such account."""
+    try:
+        ran, stood, _ = (thread / "schedstat").read_text().split()
+    except FileNotFoundError:
+        return 0.0
+    return (int(ran) + int(stood)) / 1e9

@@ -227,7 +227,7 @@ def test_a_callable_does_not_hold_up_the_loop() -> None:
     run(function, None)
     run(coroutine, None)
     assert ran == [False, True]
-    with pytest.raises(NotReady, match="hot_check .*fails returned False"):
+    with pytest.raises(NotReady, match=r"hot_check .*fails returned False"):
         run(fails, None)
     run(None, None)
 
