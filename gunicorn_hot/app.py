@@ -34,6 +34,8 @@ _callbacks: list[Callable[[], object]] = []
 _waiters: set[tuple[asyncio.AbstractEventLoop, asyncio.Future[None]]] = set()
 #: The loop that serves the application.
 _loop: asyncio.AbstractEventLoop | None = None
+#: Locks that threads hold while they run callbacks.
+_unfinished: list[Any] = []
 #: Coroutines of callbacks: a loop does not keep its tasks from being collected.
 _tasks: set[asyncio.Task[object]] = set()
 
@@ -50,8 +52,9 @@ def on_drain(callback: _Callback) -> _Callback:
     """Call `callback`, which takes no arguments, whenever this worker begins to drain; usable as a decorator.
 
     Under an ASGI worker it runs on the event loop. In other workers all callbacks run one after the other in a thread
-    of their own (gevent: a greenlet). It may be a coroutine function. What it raises is logged. If it is registered
-    during a drain, it is called at once. Raises TypeError for what cannot be called."""
+    of their own (gevent: a greenlet). It may be a coroutine function. What it raises is logged. The worker leaves when
+    all have returned, or at the end of the drain. If `callback` is registered during a drain, it is called at once.
+    Raises TypeError for what cannot be called."""
     if not callable(callback):
         raise TypeError(f"on_drain takes a function without arguments, not {callback!r}")
     _callbacks.append(callback)
@@ -107,6 +110,21 @@ def take_back() -> None:
     _announced = False
 
 
+def wait_for_callbacks() -> None:
+    """Wait until the callbacks that were begun outside of a loop have returned."""
+    while _unfinished:
+        _unfinished.pop().acquire()
+
+
+async def callbacks_ended() -> None:
+    """Wait until the callbacks that were begun on this loop have returned."""
+    import asyncio
+
+    await asyncio.sleep(0)  # they begin in the order in which they were called
+    while _tasks:
+        await asyncio.wait(_tasks)
+
+
 def call_soon(loop: asyncio.AbstractEventLoop, function: Callable[..., object], *args: Any) -> None:
     """Call a function on the loop, from any thread; not if the loop is closed, and its tasks with it."""
     try:
@@ -129,21 +147,27 @@ def _start(callbacks: list[Callable[[], object]]) -> None:
     if (loop := _loop or _running_loop()) is not None:
         call_soon(loop, _run_on_loop, loop, callbacks)
     else:
-        # Not threading.Thread: its start() waits, which neither a signal handler nor gevent's hub may do. Nobody waits
-        # for this thread when the worker leaves. In a process that gevent has patched it is a greenlet.
-        _thread.start_new_thread(_run, (callbacks,))
+        # Not threading.Thread: its start() waits, which neither a signal handler nor gevent's hub may do. In a process
+        # that gevent has patched these are a greenlet and its lock.
+        running = _thread.allocate_lock()
+        running.acquire()
+        _unfinished.append(running)
+        _thread.start_new_thread(_run, (callbacks, running))
 
 
-def _run(callbacks: list[Callable[[], object]]) -> None:
-    for callback in callbacks:
-        try:
-            result = callback()
-            if inspect.isawaitable(result):
-                import asyncio
+def _run(callbacks: list[Callable[[], object]], running: Any) -> None:
+    try:
+        for callback in callbacks:
+            try:
+                result = callback()
+                if inspect.isawaitable(result):
+                    import asyncio
 
-                asyncio.run(_await(result))
-        except Exception as exc:
-            _log(callback, exc)
+                    asyncio.run(_await(result))
+            except Exception as exc:
+                _log(callback, exc)
+    finally:
+        running.release()
 
 
 def _run_on_loop(loop: asyncio.AbstractEventLoop, callbacks: list[Callable[[], object]]) -> None:

@@ -175,6 +175,31 @@ def test_callbacks_are_called_while_a_request_is_under_way(service: Service, wor
     wait_gone(old)
 
 
+SLOW_CALLBACK = """
+@gunicorn_hot.on_drain
+def slow():
+    say("began")
+    until_there("go")
+    say("ended")
+
+"""
+
+
+@pytest.mark.parametrize("worker_class", WORKERS)
+def test_a_worker_does_not_leave_before_its_callbacks_have_returned(service: Service, worker_class: str) -> None:
+    skip_without(worker_class)
+    application(service, SLOW_CALLBACK, AS_IT_IS)
+    service.configure(worker_class=worker_class, hot_drain_timeout=50)
+    service.start()
+    old, workers = service.master, service.workers()
+    service.begin_upgrade()
+    service.wait_file("began", lines=2)
+    assert set(workers) <= set(service.workers(old))
+    service.write("go")
+    wait_gone(old)
+    assert len(service.read("ended").splitlines()) == 2
+
+
 WATCH = """
 def watch():
     before = False
@@ -211,6 +236,7 @@ def test_a_worker_that_is_taken_back_does_not_drain(service: Service) -> None:
         new = service.begin_upgrade()
         service.wait_log("committed to successor")
         assert service.wait_file("waited", lines=2).splitlines() == [f"A {worker}", f"A {worker} again"]
+        assert service.wait_file("changes", lines=1) == f"A {worker} True\n"
         service.signal(signal.SIGKILL, new)
         service.wait_log("Upgrade failed")
         # The new worker, an orphan now, drains too.

@@ -92,6 +92,8 @@ class HotWorker(_Base):
             if not self.booted:
                 self._tell_why(exc)
             raise
+        if not self.leaves_at_once:
+            app.wait_for_callbacks()
 
     def _tell_why(self, exc: BaseException) -> None:
         if isinstance(exc, holds.NotReady):
