@@ -123,9 +123,10 @@ class HotArbiter(_Base):
         self.worker_class = twin(self.worker_class)
         if not self.worker_class.can_pause:
             self.log.warning(
-                "Worker class %s cannot pause: in an upgrade old and new workers accept side by side until the commit, "
-                "and the old ones are then drained by SIGTERM",
+                "Worker class %s cannot pause (%s): in an upgrade old and new workers accept side by side until the "
+                "commit, and the old ones are then drained by SIGTERM, by its own rules",
                 self.cfg.worker_class_str,
+                self.worker_class.why_not,
             )
 
     def _come_up(self) -> None:

@@ -48,6 +48,10 @@ class HotWorker(_Base):
 
     #: Whether `pause` and `resume` are obeyed. A class that cannot is drained by SIGTERM alone.
     can_pause = True
+    #: Why not.
+    why_not = ""
+    #: Methods of the stock class that its twin does not call any more: to override one of them would have no effect.
+    bypasses: ClassVar[tuple[str, ...]] = ()
     #: Set in the master before it forks: others serve while this worker loads the application.
     loads_beside_others: ClassVar[bool] = False
 

@@ -14,6 +14,8 @@ from gunicorn_hot.workers.base import NOBODY_WAITS, HotWorker
 
 
 class SyncWorker(HotWorker, StockSyncWorker):
+    bypasses = ("accept", "wait")
+
     def run(self) -> None:
         if self.pass_gate():
             self.on_phase()
