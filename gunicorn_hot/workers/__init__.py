@@ -19,7 +19,7 @@ _TWINS = {
 
 
 def twin(worker_class: type[Any]) -> type[Any]:
-    """Return the hot class for `worker_class`: itself, its twin, a mixture of both, or one that at least has the gate."""
+    """Return the hot class for `worker_class`: itself, its twin, a mixture, or one that at least has the gate."""
     if issubclass(worker_class, HotWorker):
         return worker_class
     from gunicorn_hot.workers import mixing
