@@ -14,7 +14,7 @@ import time
 from collections.abc import Callable
 from typing import Any
 
-from bench import boot, ceiling, cutover, leave, steady, upgrade
+from bench import boot, boot_load, ceiling, cutover, leave, memory, steady, upgrade
 from bench.options import SHORT, WORKERS, Options
 from bench.tables import Result
 
@@ -22,8 +22,10 @@ BENCHES: dict[str, Callable[[Options, ceiling.Ceiling], Result]] = {
     "upgrade": upgrade.run,
     "cutover": cutover.run,
     "boot": boot.run,
+    "boot-load": boot_load.run,
     "leave": leave.run,
     "steady": steady.run,
+    "memory": memory.run,
 }
 
 
@@ -49,13 +51,16 @@ def parse(arguments: list[str] | None) -> argparse.Namespace:
     parser = argparse.ArgumentParser("python -m bench", description=__doc__)
     parser.add_argument("bench", choices=[*BENCHES, "all"])
     parser.add_argument("--worker", choices=[*WORKERS, "all"], default="all", help="type of worker")
-    parser.add_argument("--workers", type=int, metavar="N", help="2, but steady: 1")
+    parser.add_argument("--workers", type=int, metavar="N", help="2, but steady: 1, and boot-load: 4")
     parser.add_argument("--upgrades", type=int, metavar="N", help=f"per worker type ({default.upgrades})")
-    parser.add_argument("--pairs", type=int, metavar="N", help=f"of boot and steady ({default.pairs})")
+    parser.add_argument("--pairs", type=int, metavar="N",
+                        help=f"of boot, steady and memory; turns of boot-load ({default.pairs})")
     parser.add_argument("--seconds", type=float, metavar="S", help=f"a side of steady ({default.seconds:g})")
     parser.add_argument("--processes", type=int, metavar="N", help=f"of steady's load ({default.processes})")
     parser.add_argument("--import-s", type=float, metavar="S",
                         help=f"that the application takes to load ({default.import_s:g})")
+    parser.add_argument("--cpu-s", type=float, metavar="S",
+                        help=f"of a processor that the application takes to load in boot-load ({default.cpu_s:g})")
     parser.add_argument("--probation", type=float, metavar="S",
                         help=f"hot_probation of upgrade ({default.probation:g})")
     parser.add_argument("--slow-ms", type=int, metavar="MS",

@@ -721,6 +721,12 @@ class Load:
         self._loop = asyncio.new_event_loop()
         self._thread.start()
 
+    @property
+    def native_id(self) -> int:
+        """The kernel's number of the clients' thread."""
+        assert self._thread.native_id is not None
+        return self._thread.native_id
+
     def wait_for(self, n: int, gen: str | None = None, timeout: float = 10.0, *, outcome: str = OK) -> None:
         """Blocks until `n` more requests have ended with `outcome`, answered by `gen` if it is given.
 

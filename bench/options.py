@@ -19,6 +19,7 @@ class Options:
     seconds: float = 4.0            # of load, per side of a pair (`steady`), and of each ceiling
     processes: int = 1              # of the load (`steady`)
     import_s: float = 3.0           # of the application (`upgrade`, `boot`)
+    cpu_s: float = 2.0              # the same, of processor time (`boot-load`)
     probation: float = 1.0          # hot_probation (`upgrade`)
     slow_ms: int = 1500             # of slow, upload and stream clients
     idle: int = 0                   # kept-alive connections that wait meanwhile (`cutover`)
@@ -30,5 +31,5 @@ class Options:
 
 #: Tiny numbers: enough to see that a bench runs, too few to say anything about the server.
 SHORT: dict[str, Any] = {
-    "upgrades": 1, "pairs": 1, "seconds": 0.3, "import_s": 0.2, "probation": 0.05, "slow_ms": 300,
+    "upgrades": 1, "pairs": 1, "seconds": 0.3, "import_s": 0.2, "cpu_s": 0.2, "probation": 0.05, "slow_ms": 300,
 }

@@ -21,7 +21,9 @@ from types import TracebackType
 from typing import Any
 
 _ROOT = Path(__file__).resolve().parents[1]
+_PR_CAPBSET_DROP = 24
 _PR_SET_CHILD_SUBREAPER = 36
+_CAP_SYS_NICE = 23
 _TICKS = os.sysconf("SC_CLK_TCK")
 _LINE = re.compile(r"(\d+) (\d+) (\w+) (.*)")
 _INITIALISED = "Bench: the worker has loaded the application"
@@ -175,6 +177,11 @@ def _adopt_orphans() -> None:
     ctypes.CDLL(None).prctl(_PR_SET_CHILD_SUBREAPER, 1)
 
 
+def _forbid_to_raise_priority() -> None:
+    """Make the process that will be executed one of an ordinary user, in this respect."""
+    ctypes.CDLL(None).prctl(_PR_CAPBSET_DROP, _CAP_SYS_NICE)
+
+
 def _free_port() -> int:
     with socket.create_server(("127.0.0.1", 0)) as listener:
         port: int = listener.getsockname()[1]
@@ -184,12 +191,16 @@ def _free_port() -> int:
 class Service:
     """One server on 127.0.0.1, in a folder of its own, which goes with it.
 
+    The import of the application sleeps for `import_s` and computes for `import_cpu_s`; without
+    `may_raise_priority` the server is an ordinary user's in that respect.
+
     `settings` are gunicorn's. Both kinds get the same configuration file but for the line that adopts
     gunicorn_hot (and its own settings). Linux only: it uses pidfds.
     """
 
     def __init__(
-        self, worker: str, hot: bool, *, workers: int, import_s: float = 0.0, **settings: Any
+        self, worker: str, hot: bool, *, workers: int, import_s: float = 0.0, import_cpu_s: float = 0.0,
+        may_raise_priority: bool = True, **settings: Any
     ) -> None:
         self.hot = hot
         self.port = _free_port()
@@ -211,6 +222,8 @@ class Service:
             self._settings = {name: v for name, v in self._settings.items() if not name.startswith("hot_")}
         self._application = f"bench.apps.{'asgi' if worker in _ASGI_TYPES else 'wsgi'}:app"
         self._import_s = import_s
+        self._import_cpu_s = import_cpu_s
+        self._may_raise_priority = may_raise_priority
         self._folder: str | None = None
         self._log: Log | None = None
         self._masters: list[Process] = []
@@ -227,6 +240,7 @@ class Service:
             **os.environ,
             "PYTHONPATH": os.pathsep.join([str(_ROOT), os.environ.get("PYTHONPATH", "")]).rstrip(os.pathsep),
             "BENCH_IMPORT_S": str(self._import_s),
+            "BENCH_IMPORT_CPU_S": str(self._import_cpu_s),
         }
         command = [sys.executable, "-m", "gunicorn", "-c", config.name, self._application]
         read, write = os.pipe()
@@ -234,7 +248,7 @@ class Service:
             began = time.monotonic()
             popen = subprocess.Popen(
                 command, cwd=self._folder, env=env, stdin=subprocess.DEVNULL, stdout=write, stderr=write,
-                start_new_session=True,
+                start_new_session=True, preexec_fn=None if self._may_raise_priority else _forbid_to_raise_priority,
             )
         finally:
             os.close(write)

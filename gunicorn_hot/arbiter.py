@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING, Any
 from gunicorn import util
 from gunicorn.errors import HaltServer
 
-from gunicorn_hot import early_output, handover, inheritance, listeners, pidfile, private, settings
+from gunicorn_hot import early_output, handover, holds, inheritance, listeners, pace, pidfile, private, settings
 from gunicorn_hot.handover import PredecessorState, SuccessorState
 from gunicorn_hot.link import Link
 from gunicorn_hot.predecessor import Predecessor
@@ -52,7 +52,7 @@ def adopt(server: Any) -> None:
 
 
 #: What a successor says; what a predecessor says is open, commit and upgrade.
-_TO_PREDECESSOR = ("hello", "progress", "ready", "opened", "committed", "failed", "leaving", "staying")
+_TO_PREDECESSOR = ("hello", "progress", "waiting", "ready", "opened", "committed", "failed", "leaving", "staying")
 #: What still counts when its end comes in the same read.
 _LAST_WORDS = ("hello", "failed", "leaving", "staying")
 _RESPAWN_SECONDS = 5.0
@@ -97,10 +97,17 @@ class HotArbiter(_Base):
         #: When a worker may be booted again, after one could not load the application.
         self._spawn_after = 0.0
         self._is_up = False
+        #: How fast workers are started while a predecessor serves; whether it still keeps some back.
+        self._pace = pace.Pace()
+        self._is_keeping_back = False
+        #: What was last said to the predecessor about it.
+        self._waits = ""
         #: Workers are booted because the operator wants more of them.
         self._growing = False
         self._last_title = ""
         self._use_twin()
+        # With preload_app the application may hold us: it was loaded before this.
+        holds.wake_with(self.wakeup_pipe.wake)
         if self.predecessor is not None:
             # gunicorn reads it in start(), which is past that; workers and the application need not know.
             os.environ.pop("GUNICORN_PID", None)
@@ -119,9 +126,10 @@ class HotArbiter(_Base):
         self.worker_class = twin(self.worker_class)
         if not self.worker_class.can_pause:
             self.log.warning(
-                "Worker class %s cannot pause: in an upgrade old and new workers accept side by side until the commit, "
-                "and the old ones are then drained by SIGTERM",
+                "Worker class %s cannot pause (%s): in an upgrade old and new workers accept side by side until the "
+                "commit, and the old ones are then drained by SIGTERM, by its own rules",
                 self.cfg.worker_class_str,
+                self.worker_class.why_not,
             )
 
     def _come_up(self) -> None:
@@ -309,6 +317,8 @@ class HotArbiter(_Base):
             if self._state is PredecessorState.BOOTING:
                 self.log.info("Upgrade: %s of %s workers ready", successor.ready, successor.total)
                 self._retitle()
+        elif message.type == "waiting":
+            self.feed(handover.SuccessorWaits(str(fields["what"])))
         elif message.type == "ready":
             self.feed(handover.SuccessorReady())
         elif message.type == "opened":
@@ -384,6 +394,7 @@ class HotArbiter(_Base):
 
     def spawn_worker(self) -> int:
         name, self.proc_name = self.proc_name, str(self.cfg.proc_name)
+        workers_base.HotWorker.loads_beside_others = self._is_incoming and self._boot_limit() > 0
         try:
             pid: int = super().spawn_worker()
         except OSError:
@@ -411,7 +422,10 @@ class HotArbiter(_Base):
         # gunicorn sleeps up to 0.1 s after each, so that workers do not start at the same instant.
         if time.monotonic() < self._spawn_after:
             return
-        for _ in range(self.num_workers - len(self.WORKERS)):
+        if self._is_held():
+            return
+        holds.end()
+        for _ in range(self._workers_to_start()):
             if self.successor is not None and not self._growing:
                 self.log.warning("Upgrade: a worker has died and is replaced; the new one loads what is deployed now")
             try:
@@ -420,6 +434,51 @@ class HotArbiter(_Base):
                 self._spawn_after = time.monotonic() + _RESPAWN_SECONDS
                 self.log.error("Cannot boot a worker: %s; next try in %gs", exc, _RESPAWN_SECONDS)
                 return
+
+    def _boot_limit(self) -> int:
+        limit: int | None = self.cfg.hot_boot_concurrency
+        return pace.default_limit() if limit is None else limit
+
+    def _workers_to_start(self) -> int:
+        """Return how many of the missing workers to start now."""
+        missing = self.num_workers - len(self.WORKERS)
+        limit = self._boot_limit()
+        if not limit or not self._is_incoming:
+            # Nobody serves beside us, or fewer than there should: the missing ones are needed at once.
+            self._is_keeping_back = False
+            return missing
+        loading = [pid for pid, worker in self.WORKERS.items() if not worker.is_ready]
+        room = pace.room(limit, len(loading), self._pace.demand(loading, time.monotonic()))
+        self._is_keeping_back = room < missing
+        return min(room, missing)
+
+    def _is_held(self) -> bool:
+        """Whether the application, which this master has preloaded, holds it: then no worker is forked yet."""
+        try:
+            held = holds.held_by()
+        except holds.NotReady as exc:
+            raise HaltServer(f"The application cannot be ready: {exc}", self.WORKER_BOOT_ERROR) from exc
+        if held is None:
+            return False
+        if not self.WORKERS:
+            limit = self.cfg.hot_ready_timeout
+            if limit and time.monotonic() - self._since > limit and not self._is_bounded:
+                raise HaltServer(f"Not ready in {limit:g}s (hot_ready_timeout): {held}", self.WORKER_BOOT_ERROR)
+            self._tell_what_we_wait_for(f"the master is {held}")
+        return True
+
+    def _tell_what_we_wait_for(self, what: str) -> None:
+        if what != self._waits:
+            self._waits = what
+            if what:
+                self.log.info("Waiting: %s", what)
+            if self._is_incoming:
+                self._tell("waiting", what=what)
+
+    @property
+    def _is_bounded(self) -> bool:
+        """Whether a hot predecessor's hot_ready_timeout bounds the boot of this whole generation."""
+        return self.incoming is not None and self._is_incoming and not self.incoming.stock
 
     def _on_worker(self, worker: Any) -> None:
         """A worker's link is readable."""
@@ -438,16 +497,25 @@ class HotArbiter(_Base):
     def _from_worker(self, worker: Any, message: Message) -> None:
         if message.type == "ready":
             worker.is_ready = True
+            worker.waits = ""
+            self._tell_what_workers_wait_for()
             self.log.debug("Worker ready (pid: %s)", worker.pid)
             self._count_workers()
         elif message.type == "paused":
             worker.answered_pause = int(message.fields["number"])
             if worker.answered_pause == self._pauses:
                 self.feed(handover.WorkerPaused(worker.pid))
+        elif message.type == "waiting":
+            worker.waits = str(message.fields["what"])
+            self._tell_what_workers_wait_for()
         elif message.type == "failed":
             worker.failure = str(message.fields.get("reason", ""))
         elif message.type == "cut":
             self._cut += int(message.fields.get("count", 0))
+
+    def _tell_what_workers_wait_for(self) -> None:
+        waiting = [worker for worker in self.WORKERS.values() if worker.waits]
+        self._tell_what_we_wait_for(f"worker (pid: {waiting[0].pid}) is {waiting[0].waits}" if waiting else "")
 
     def _counts(self) -> tuple[int, int]:
         ready = sum(worker.is_ready for worker in self.WORKERS.values())
@@ -492,6 +560,9 @@ class HotArbiter(_Base):
                 self.kill_worker(worker.pid, signal.SIGKILL)
             elif not worker.can_pause:
                 self.kill_worker(worker.pid, signal.SIGTERM)
+            elif worker.answered_pause != self._pauses:
+                # It is busy, and will not read the link before it has ended the request that may want to know.
+                self.kill_worker(worker.pid, signal.SIGUSR2)
         if not self.WORKERS:
             self._events.append(handover.AllWorkersGone())
 
@@ -515,10 +586,9 @@ class HotArbiter(_Base):
                 continue
             # gunicorn's `timeout` is for workers that serve: a boot and a drain have bounds of their own.
             worker.tmp.notify()
-            # A hot predecessor's hot_ready_timeout bounds the boot of this whole generation.
-            bounded = self.incoming is not None and self._is_incoming and not self.incoming.stock
-            if not worker.is_ready and limit and now - worker.link.made_at > limit and not bounded:
-                self.log.critical("Worker not ready in %gs (hot_ready_timeout) (pid:%s)", limit, pid)
+            if not worker.is_ready and limit and now - worker.link.made_at > limit and not self._is_bounded:
+                why = f": {worker.waits}" if worker.waits else ""
+                self.log.critical("Worker not ready in %gs (hot_ready_timeout) (pid:%s)%s", limit, pid, why)
                 self.kill_worker(pid, signal.SIGKILL if worker.aborted else signal.SIGABRT)
                 worker.aborted = True
         super().murder_workers()
@@ -572,6 +642,8 @@ class HotArbiter(_Base):
         """A worker could not load the application, which ends gunicorn: not while others serve.
 
         What is on the disk may be the release that has just been refused."""
+        if self._stopping:
+            return  # another one has failed too; gunicorn would end by this exception, and with another status
         if self._is_incoming or not any(worker.is_ready for worker in self.WORKERS.values()):
             raise halt
         self._spawn_after = time.monotonic() + _RESPAWN_SECONDS
@@ -712,6 +784,8 @@ class HotArbiter(_Base):
         machine: handover.Machine = self.outgoing
         if machine.deadline is not None:
             timeout = max(0.0, min(timeout, machine.deadline - time.monotonic()))
+        if self._is_keeping_back:
+            timeout = min(timeout, pace.LOOK)
         # Also with a signal at hand: what the peer has said before it must not be judged after a deadline or a SIGTERM.
         self.wakeup_pipe.wait(timeout if self.SIG_QUEUE.empty() else 0)
         self.feed(handover.Tick())

@@ -127,6 +127,13 @@ class DoneReported(Event):
 
 
 @dataclass(frozen=True)
+class SuccessorWaits(Event):
+    """The successor says what keeps it from being ready; "" if that is over."""
+
+    what: str
+
+
+@dataclass(frozen=True)
 class GateOpened(Event):
     """The successor's workers accept."""
 
@@ -485,6 +492,8 @@ class Predecessor(Machine):
         self.state: PredecessorState = _P.SERVING
         #: BOOTING: whether the successor has spoken.
         self.greeted = False
+        #: BOOTING: what the successor has said that it waits for.
+        self.waits = ""
         #: Workers that may still accept (PAUSING).
         self.awaited: frozenset[int] = frozenset()
         #: ENDING: what comes next, and whether it was reported why the upgrade failed.
@@ -551,7 +560,7 @@ def _patience(self: Predecessor) -> float:
 @_on(Predecessor, [_P.SERVING], UpgradeRequested)
 def _start(self: Predecessor, event: UpgradeRequested, now: float) -> Actions:
     self._become(_P.BOOTING, now, self.limits.ready or None)
-    self.then, self.reported, self.greeted = Then.SERVE, False, False
+    self.then, self.reported, self.greeted, self.waits = Then.SERVE, False, False, ""
     return (StartSuccessor(),)
 
 
@@ -613,6 +622,12 @@ def _spawned(self: Predecessor, event: SuccessorSpawned, now: float) -> Actions:
 @_on(Predecessor, [_P.BOOTING], SuccessorGreeted)
 def _greeted(self: Predecessor, event: SuccessorGreeted, now: float) -> Actions:
     self.greeted = True
+    return ()
+
+
+@_on(Predecessor, [_P.BOOTING], SuccessorWaits)
+def _waits(self: Predecessor, event: SuccessorWaits, now: float) -> Actions:
+    self.waits = event.what
     return ()
 
 
@@ -697,7 +712,7 @@ def _committed_and_left(self: Predecessor, event: SuccessorLeft, now: float) -> 
 def _not_ready(self: Predecessor, event: Tick, now: float) -> Actions:
     reason = f"not ready in {self.limits.ready:g}s (hot_ready_timeout)"
     if self.greeted:
-        return _give_up(self, now, reason, self.limits.end)
+        return _give_up(self, now, f"{reason}: {self.waits}" if self.waits else reason, self.limits.end)
     if self.limits.leave:
         self._become(_P.GONE, now)
         text = f"The successor has not spoken in {self.limits.ready:g}s; leaving the service to it (hot_leave)"
@@ -866,6 +881,12 @@ _ignore(
     "the successor has died while it was reported that it is ready",
     [_P.SERVING, _P.ENDING, _P.GONE],
     ReadyReported,
+)
+_ignore(
+    Predecessor,
+    "what keeps a successor from being ready is of interest while it boots",
+    [state for state in _P if state is not _P.BOOTING],
+    SuccessorWaits,
 )
 _ignore(
     Predecessor,

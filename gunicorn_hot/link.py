@@ -16,14 +16,16 @@ ACCEPTING = 0
 SENT = 1
 #: Worker: requests that it is answering, at most 255; kept up to date only while it does not accept.
 IN_FLIGHT = 2
-_SIZE = 3
+#: Master: 1 while it wants the worker to drain; known at once to a worker that is too busy to read its link.
+DRAINS = 3
+_SIZE = 4
 
 
 class Link:
     """Made by the master before it forks the worker; each side then keeps its own end.
 
     Messages to the worker: open, pause(number), resume, drain(timeout), hold, release.
-    Messages from the worker: ready, paused(number), failed(reason), cut(count).
+    Messages from the worker: waiting(what), ready, paused(number), failed(reason), cut(count).
 
     The board is shared memory in which both sides say things without a system call (Apache's "scoreboard"). It is what
     makes a cut-over fast. A worker sets ACCEPTING, *then* looks at SENT, reads its link if there is something new, and
@@ -59,6 +61,8 @@ class Link:
 
     def tell(self, type: str, **fields: Any) -> None:
         """In the master: send a message to the worker."""
+        if type in ("drain", "resume"):
+            self.board[DRAINS] = type == "drain"
         # The count first: the system call that follows is what orders it before a look at ACCEPTING.
         self.board[SENT] = (self.board[SENT] + 1) % 256
         self.master_end.send(type, **fields)

@@ -16,6 +16,8 @@ from gunicorn import config
 from gunicorn.app.base import BaseApplication
 from gunicorn.errors import ConfigError
 
+from gunicorn_hot import app as application
+
 SECTION = "Hot Upgrade"
 
 
@@ -34,6 +36,41 @@ def _seconds(value: Any) -> float:
 
 def _seconds_or_none(value: Any) -> float | None:
     return None if value is None else _seconds(value)
+
+
+def _check(value: Any) -> Any:
+    """Accept None, a path, or a callable that takes the worker."""
+    if value is None:
+        return None
+    if isinstance(value, str):
+        if not value.startswith("/"):
+            raise ValueError(f'not a path, which begins with "/": {value!r}')
+        if not value.isascii() or not value.isprintable() or " " in value:
+            raise ValueError(f"not a path as it is in a URL (percent-encode other characters): {value!r}")
+        return value
+    if not callable(value):
+        raise TypeError(f"neither a path nor a callable: {value!r}")
+    return config.validate_callable(1)(value)
+
+
+def _workers_at_a_time(value: Any) -> int | None:
+    if value is None:
+        return None
+    if isinstance(value, bool) or not isinstance(value, (int, str)):
+        raise TypeError(f"not a number of workers: {value!r}")
+    try:
+        number = int(value)
+    except ValueError:
+        number = -1
+    if number < 0:
+        raise ValueError(f"not a number of workers, 0 or more: {value!r}")
+    return number
+
+
+def _drain_hook(value: Any) -> Any:
+    if value is application.on_drain:
+        raise TypeError("gunicorn_hot.on_drain is for the application; the hook is a function of your own")
+    return config.validate_callable(1)(value)
 
 
 def _one_of(*allowed: str) -> Any:
@@ -81,6 +118,35 @@ class HotProbation(config.Setting):
         Seconds after cut-over in which the old generation can take everything back.
 
         The old workers stay alive and paused meanwhile, and accept again if the new generation dies. ``0``: none.
+        """
+
+
+class HotCheck(config.Setting):
+    name = "hot_check"
+    section = SECTION
+    validator = _check
+    default = None
+    desc = """\
+        What must succeed in every new worker before it is ready.
+
+        A path, like ``"/healthz"``: the worker requests it from its application, without a socket. A status of 400 or
+        more, or an exception, fails the worker's boot, and an upgrade with it. ``"//www.example.com/healthz"`` also
+        says which host is asked for; ``localhost`` otherwise. Or a callable that takes the worker; it fails by raising,
+        or by returning ``False``. Bounded by ``hot_ready_timeout``.
+        """
+
+
+class HotBootConcurrency(config.Setting):
+    name = "hot_boot_concurrency"
+    section = SECTION
+    validator = _workers_at_a_time
+    default = None
+    desc = """\
+        How many workers of a new generation may load the application at a time, while the old one serves.
+
+        Counted by the processors that they keep busy: further workers start as soon as those that load leave room,
+        because they are ready or because they only wait. ``0``: all at once. Default: the number of usable cores less
+        one, at least 1.
         """
 
 
@@ -170,7 +236,7 @@ class OnUpgradeDone(config.Setting):
 class OnDrain(config.Setting):
     name = "on_drain"
     section = SECTION
-    validator = config.validate_callable(1)
+    validator = _drain_hook
     default = staticmethod(_no_hook)
     desc = """\
         Called in each old worker when its drain begins.

@@ -13,7 +13,7 @@ import pytest
 ROOT = Path(__file__).resolve().parents[1]
 TIMEOUT = 120.0     # s; a bench that needs so long is stuck
 
-NAMES = ("upgrade", "cutover", "boot", "leave", "steady")
+NAMES = ("upgrade", "cutover", "boot", "leave", "steady", "boot-load", "memory")
 
 pytestmark = pytest.mark.skipif(sys.platform != "linux", reason="the benches need Linux's pidfds")
 
@@ -77,6 +77,22 @@ def test_steady_asks_both_sides(tmp_path: Path) -> None:
     for side in ("hot", "stock"):
         assert record[side]["requests"] > 0
         assert record[side]["rate"] > 0
+
+
+def test_boot_load_has_windows_with_and_without_a_boot(tmp_path: Path) -> None:
+    records = run(tmp_path, "boot-load", "--worker", "gthread", "--workers", "2")["records"]
+
+    assert len({record["side"] for record in records}) == 4
+    for record in records:
+        assert record["before"]
+        assert record["during"]
+
+
+def test_memory_of_both_sides(tmp_path: Path) -> None:
+    (record,) = run(tmp_path, "memory", "--worker", "gthread")["records"]
+
+    for side in ("hot", "stock"):
+        assert record[side]["proportional_kib"] > record[side]["private_kib"] > 1000
 
 
 @pytest.mark.slow

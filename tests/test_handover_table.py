@@ -97,6 +97,7 @@ SAMPLES: dict[type[handover.Event], handover.Event] = {
         handover.SuccessorGreeted(),
         handover.SuccessorReady(),
         handover.ReadyReported(frozenset({1})),
+        handover.SuccessorWaits("worker (pid: 8) is busy"),
         handover.WorkerPaused(1),
         handover.WorkerGone(1),
         handover.AllWorkersGone(),

@@ -8,7 +8,8 @@
                     bench holds the request for as long as it wants, and knows that it is in flight
 
 Each answer says in X-Gen the pid of the master (the name of the generation) and in X-Pid that of the worker.
-The import takes BENCH_IMPORT_S seconds, by sleeping, so that it takes the same with any load.
+The import takes BENCH_IMPORT_S seconds, by sleeping, so that it takes the same with any load; and then
+BENCH_IMPORT_CPU_S seconds of a processor.
 """
 
 from __future__ import annotations
@@ -24,6 +25,9 @@ PIECES = 10
 
 GENERATION = str(os.getppid())      # read once: the master may be gone when the last request is answered
 time.sleep(float(os.environ.get("BENCH_IMPORT_S", "0")))
+_enough = time.process_time() + float(os.environ.get("BENCH_IMPORT_CPU_S", "0"))
+while time.process_time() < _enough:
+    pass
 
 
 def pieces(seconds: float) -> Iterator[bytes]:

@@ -1,7 +1,7 @@
 """The hot twin of each worker class: the same worker, with a gate, a pause and a drain.
 
-`twin` finds it for whatever `worker_class` names, so that nobody has to change that setting. Each type has one module
-here, imported only when it is used: gevent may not be installed."""
+`twin` finds or makes it for whatever `worker_class` names, so that nobody has to change that setting. Each type has one
+module here, imported only when it is used: gevent may not be installed."""
 
 from __future__ import annotations
 
@@ -22,14 +22,25 @@ _TWINS = {
 
 
 def twin(worker_class: type[Any]) -> type[Any]:
-    """Return the hot class to use for `worker_class`: itself, its twin, or a class that at least has the gate."""
+    """Return the hot class for `worker_class`: itself, its twin, a mixture, or one that at least has the gate."""
     if issubclass(worker_class, HotWorker):
         return worker_class
-    name = f"{worker_class.__module__}.{worker_class.__qualname__}"
-    if name in _TWINS:
-        module, _, attribute = _TWINS[name].rpartition(".")
-        found: type[Any] = getattr(import_module(module), attribute)
-        return found
+    from gunicorn_hot.workers import mixing
     from gunicorn_hot.workers.other import gated
 
-    return gated(worker_class)
+    for stock in worker_class.__mro__:
+        name = f"{stock.__module__}.{stock.__qualname__}"
+        if name not in _TWINS:
+            continue
+        module, _, attribute = _TWINS[name].rpartition(".")
+        found: type[Any] = getattr(import_module(module), attribute)
+        if stock is worker_class:
+            return found
+        why = mixing.obstacle(worker_class, found, stock)
+        if why is not None:
+            return gated(worker_class, why)
+        try:
+            return mixing.mixed(worker_class, found)
+        except TypeError as exc:
+            return gated(worker_class, str(exc))
+    return gated(worker_class, "gunicorn_hot does not know it")

@@ -19,6 +19,7 @@ from typing import Any
 from gunicorn.arbiter import Arbiter
 from gunicorn.workers.base import Worker
 
+from gunicorn_hot import app, holds
 from gunicorn_hot.link import ACCEPTING
 from gunicorn_hot.workers.base import NOBODY_WAITS, HotWorker
 from gunicorn_hot.workers.lifespan import Lifespan, LifespanFailed
@@ -79,6 +80,10 @@ class AioWorker(HotWorker):
         """On the loop, with the application loaded."""
         raise NotImplementedError
 
+    def root_path(self) -> str:
+        """Return the part of every path that belongs to no application."""
+        raise NotImplementedError
+
     def make_tls(self) -> Any:
         """Return the context for TLS, or None."""
         raise NotImplementedError
@@ -126,13 +131,14 @@ class AioWorker(HotWorker):
     def init_signals(self) -> None:
         # gunicorn's own, which act at once, in every phase. The stock workers' wait for the event loop.
         Worker.init_signals(self)
-        signal.signal(signal.SIGUSR2, self.handle_orphaned)
+        signal.signal(signal.SIGUSR2, self.handle_usr2)
         signal.siginterrupt(signal.SIGUSR2, False)
 
     def handle_exit(self, sig: int, frame: Any) -> None:
         self._is_terminated = True
         self.alive = False
         self.wake()
+        app.announce()
 
     def handle_quit(self, sig: int, frame: Any) -> None:
         if self._news is None:
@@ -206,14 +212,38 @@ class AioWorker(HotWorker):
         self.prepare()
         self._tls = self.make_tls()
         self._lifespan = self.make_lifespan()
-        startup = self.loop.create_task(self._lifespan.startup())
-        startup.add_done_callback(self._on_done)
-        while self.alive and not startup.done():
-            await self._wait(_TICK)
-        if not startup.done():
-            startup.cancel()
+        app.use_loop(self.loop)
+        if not await self._unless_stopped(self._start_up(self._lifespan)):
             return False
-        self.log.debug("%s", startup.result())
+        holds.wake_with(self.wake)
+        while (held := holds.held_by()) is not None:
+            self.say_waiting(held)
+            await self._wait(_TICK)
+            if not self.alive:
+                return False
+        if self.cfg.hot_check is None:
+            return True
+        from gunicorn_hot import check
+
+        self.say_waiting(check.what(self.cfg.hot_check))
+        lifespan = self._lifespan
+        return await self._unless_stopped(
+            check.run_async(self, lifespan.app, state=lifespan.state, root_path=self.root_path())
+        )
+
+    async def _start_up(self, lifespan: Lifespan) -> None:
+        self.log.debug("%s", await lifespan.startup())
+
+    async def _unless_stopped(self, work: Any) -> bool:
+        """Await `work`; returns False if this worker was stopped meanwhile."""
+        task = self.loop.create_task(work)
+        task.add_done_callback(self._on_done)
+        while self.alive and not task.done():
+            await self._wait(_TICK)
+        if not task.done():
+            task.cancel()
+            return False
+        task.result()
         return True
 
     def prepare(self) -> None:
@@ -223,14 +253,14 @@ class AioWorker(HotWorker):
         """As `pass_gate`, while the application's own tasks go on."""
         end = self.link.worker_end
         self._has_said_ready = True
-        end.send("ready")
+        self.say_ready()
         if not end.closed:
             self._link_fd = end.fileno()
             self.loop.add_reader(self._link_fd, self._on_link)
         while self.alive:
             self.read_link()
             if self.gate_open:
-                self.leave_gate()
+                self.enter_service()
                 return True
             if end.closed:
                 return False
@@ -243,6 +273,8 @@ class AioWorker(HotWorker):
         self._is_open = True
         self._follow()
         drain = self.drain
+        #: The end of what the application does because of the drain.
+        callbacks: Any = None
         while not self._is_quitting:
             now = time.monotonic()
             if not self.alive and not self._is_stopping:
@@ -251,7 +283,12 @@ class AioWorker(HotWorker):
             self.on_tick()
             if not drain.accepting:
                 self.show_in_flight()
-            if drain.draining and self._is_empty(now):
+            if not (drain.draining and self._is_empty(now)):
+                callbacks = None
+            elif callbacks is None:
+                callbacks = self.loop.create_task(app.callbacks_ended())
+                callbacks.add_done_callback(self._on_done)
+            elif callbacks.done():
                 return
             if drain.overdue(now):
                 break

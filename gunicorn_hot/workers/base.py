@@ -12,13 +12,13 @@ import sys
 import time
 import traceback
 from functools import partial
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, ClassVar
 
 from gunicorn.sock import ssl_context
 
-from gunicorn_hot import listeners, settings
+from gunicorn_hot import app, holds, listeners, priority, settings
 from gunicorn_hot.drain import Drain, InFlight
-from gunicorn_hot.link import IN_FLIGHT, SENT, Link
+from gunicorn_hot.link import DRAINS, IN_FLIGHT, SENT, Link
 from gunicorn_hot.workers.pipeline import more_received
 
 if TYPE_CHECKING:
@@ -51,6 +51,12 @@ class HotWorker(_Base):
 
     #: Whether `pause` and `resume` are obeyed. A class that cannot is drained by SIGTERM alone.
     can_pause = True
+    #: Why not.
+    why_not = ""
+    #: Methods of the stock class that its twin does not call any more: to override one of them would have no effect.
+    bypasses: ClassVar[tuple[str, ...]] = ()
+    #: Set in the master before it forks: others serve while this worker loads the application.
+    loads_beside_others: ClassVar[bool] = False
 
     if TYPE_CHECKING:
         pid: int  # type: ignore[assignment]
@@ -66,6 +72,8 @@ class HotWorker(_Base):
     failure: str | None = None
     #: Set when it leaves with connections open: a normal exit would wait for the threads that serve them.
     leaves_at_once = False
+    #: What it has told its master to wait for, and in the master: what it was told.
+    waits = ""
     _has_reported = False
     #: `max_requests`, while a hold keeps this worker from being recycled.
     _recycle_at: int | None = None
@@ -87,15 +95,20 @@ class HotWorker(_Base):
     def init_process(self) -> None:
         global current
         current = self
+        app.enter(self)
         try:
             super().init_process()
         except BaseException as exc:
             if not self.booted:
                 self._tell_why(exc)
             raise
+        if not self.leaves_at_once:
+            app.wait_for_callbacks()
 
     def _tell_why(self, exc: BaseException) -> None:
-        if isinstance(exc, SystemExit):
+        if isinstance(exc, holds.NotReady):
+            reason = str(exc)
+        elif isinstance(exc, SystemExit):
             reason = f"exited with code {exc.code or 0} while it loaded the application"
         else:
             reason = "".join(traceback.format_exception_only(type(exc), exc)).strip()
@@ -111,6 +124,8 @@ class HotWorker(_Base):
         if self.cfg.is_ssl:
             # gunicorn reads the certificate with each connection: clients would be the first to notice a bad one.
             ssl_context(self.cfg)
+        if self.loads_beside_others:
+            priority.step_back()
         super().load_wsgi()
 
     def _die_with_master(self, sig: int) -> None:
@@ -124,29 +139,74 @@ class HotWorker(_Base):
             os.kill(os.getpid(), sig)
 
     def pass_gate(self) -> bool:
-        """Say that this worker is ready, and wait until the master opens the gate; heartbeats go on.
+        """Become ready, say so, and wait until the master opens the gate; heartbeats go on.
 
-        Returns False when it never will: the worker was stopped, or its master died."""
-        end = self.link.worker_end
-        end.send("ready")
-        while self.alive:
+        Returns False when it never will: the worker was stopped, or its master died. Raises NotReady when the
+        application says that it cannot be ready: the boot has failed then, as if it could not be loaded."""
+        self.booted = False
+        if not self.wait_until_released():
+            return False
+        if self.cfg.hot_check is not None:
+            from gunicorn_hot import check
+
+            self.say_waiting(check.what(self.cfg.hot_check))
+            check.run(self)
+        self.booted = True
+        self.say_ready()
+        while self.alive and not self.link.worker_end.closed:
             self.read_link()
             if self.gate_open:
-                self.leave_gate()
+                self.enter_service()
                 return True
-            if end.closed:
-                return False
-            self.notify()
-            sources: list[Any] = [end, self.PIPE[0]]
-            ready, _, _ = select.select(sources, [], [], self.timeout or 1.0)
-            if self.PIPE[0] in ready:
-                os.read(self.PIPE[0], 4096)
+            self._wait_for_news()
         return False
 
-    def leave_gate(self) -> None:
-        """The gate is open: from now on the master's death is an order to drain, also to a worker that is too busy to
-        read its link."""
+    # The steps of `pass_gate`, for workers that take them in an event loop.
+
+    def wait_until_released(self) -> bool:
+        """Wait until the application holds this worker no longer. Returns False when it was stopped meanwhile.
+
+        Raises NotReady when the application gives up."""
+        holds.wake_with(self._wake)
+        while (held := holds.held_by()) is not None:
+            self.say_waiting(held)
+            self._wait_for_news()
+            self.read_link()
+            if not self.alive or self.link.worker_end.closed:
+                return False
+        return True
+
+    def say_waiting(self, what: str) -> None:
+        """Tell the master what keeps this worker from being ready, for the case that it takes too long."""
+        if what != self.waits:
+            self.waits = what
+            self.link.worker_end.send("waiting", what=what)
+
+    def say_ready(self) -> None:
+        """Tell the master that this worker is ready, and that it waits for the gate."""
+        holds.end()
+        priority.step_forward()
+        self.link.worker_end.send("ready")
+
+    def enter_service(self) -> None:
+        """The gate is open."""
+        # From now on its death is an order to drain, also to a worker that is too busy to read its link.
         self._die_with_master(signal.SIGUSR2)
+
+    def _wait_for_news(self) -> None:
+        """Wait for the master, a signal, or the application; at most until the next heartbeat is due."""
+        self.notify()
+        sources: list[Any] = [self.link.worker_end, self.PIPE[0]]
+        ready, _, _ = select.select(sources, [], [], self.timeout or 1.0)
+        if self.PIPE[0] in ready:
+            os.read(self.PIPE[0], 4096)
+
+    def _wake(self) -> None:
+        """End the wait of the main thread, or greenlet; from any other."""
+        try:
+            os.write(self.PIPE[1], b".")
+        except OSError:
+            pass  # it is full: the wait will end anyway
 
     # --- the master's orders
 
@@ -176,6 +236,7 @@ class HotWorker(_Base):
                     # A successor that had committed may have ended some of them.
                     self.sockets = [listener for listener in self.sockets if listeners.is_listening(listener)]
                     self.drain.resume()
+                    app.take_back()
                     self.on_phase()
                 elif message.type == "drain":
                     # The master ends the drain, by SIGQUIT: this worker's own deadline is only for a master that dies.
@@ -207,10 +268,15 @@ class HotWorker(_Base):
         self.drain.drain(time.monotonic(), timeout)
         self.show_in_flight()
         self.on_phase()
+        app.announce()
         try:
             self.cfg.on_drain(self)
         except Exception:
             self.log.exception("Exception in on_drain hook")
+
+    def is_leaving(self) -> bool:
+        """Whether this worker was told to drain or to stop; from any thread, also while nobody reads the link."""
+        return self.board[DRAINS] != 0 or self.drain.draining or not self.alive
 
     def close_listeners(self) -> None:
         """Close this worker's copies of the listening sockets, for good."""
@@ -274,11 +340,21 @@ class HotWorker(_Base):
 
     def init_signals(self) -> None:
         super().init_signals()
-        signal.signal(signal.SIGUSR2, self.handle_orphaned)
+        signal.signal(signal.SIGUSR2, self.handle_usr2)
         signal.siginterrupt(signal.SIGUSR2, False)
 
-    def handle_orphaned(self, sig: int, frame: Any) -> None:
-        self.read_link()
+    def handle_usr2(self, sig: int, frame: Any) -> None:
+        """The master has died, or it has told a busy worker to drain.
+
+        The latter only concerns the request under way, so it changes nothing here: the link tells the rest."""
+        if self.board[DRAINS]:
+            app.announce()
+        if not self.board[DRAINS] or os.getppid() != self.ppid:
+            self.read_link()
+
+    def handle_exit(self, sig: int, frame: Any) -> None:
+        super().handle_exit(sig, frame)
+        app.announce()
 
     def handle_quit(self, sig: int, frame: Any) -> None:
         self.report_cut()

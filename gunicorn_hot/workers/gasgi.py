@@ -86,6 +86,9 @@ class ASGIWorker(AioWorker, StockASGIWorker):
         asgi = {"version": "3.0", "spec_version": "2.4"}
         return Lifespan(self.asgi, getattr(self.cfg, "asgi_lifespan", "auto"), asgi, self.state)
 
+    def root_path(self) -> str:
+        return getattr(self.cfg, "root_path", "") or ""
+
     def make_tls(self) -> Any:
         return self._get_ssl_context()  # type: ignore[attr-defined]
 

@@ -5,13 +5,14 @@ from __future__ import annotations
 import os
 import time
 from functools import partial
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import gevent
 from gevent import socket, ssl
 from gevent.event import Event
 from gevent.pool import Pool
 from gevent.server import StreamServer
+from gunicorn.http.wsgi import base_environ
 from gunicorn.sock import ssl_context
 from gunicorn.workers import base, ggevent
 
@@ -137,8 +138,8 @@ class _Wait:
             self._greenlet.throw(self._timeout)
 
 
-class _Server(StreamServer):
-    """Asks the worker before each accept."""
+class _Asking:
+    """Mixed into a server's class: asks the worker before each accept."""
 
     worker: GeventWorker
 
@@ -148,14 +149,20 @@ class _Server(StreamServer):
         board[ACCEPTING] = 1
         try:
             if worker.alive and worker.may_accept():
-                return self._accept()
+                return self.take()
         finally:
             board[ACCEPTING] = 0
         # A pool that gets room starts to accept again by itself, and a readable listener would then spin.
-        self.stop_accepting()
+        self.stop_accepting()  # type: ignore[attr-defined]
         return None
 
-    def _accept(self) -> Any:
+    def take(self) -> Any:
+        """Accept a connection; returns its socket and address, or None."""
+        return super().do_read()  # type: ignore[misc]
+
+
+class _Server(_Asking, StreamServer):
+    def take(self) -> Any:
         """As gevent does it, but for the class of the client's socket (gevent 24.10 to 26)."""
         listener: Any = self.socket
         try:
@@ -173,6 +180,43 @@ class _Server(StreamServer):
                 client.do_handshake()
                 shaken = True
             return self.handle(client, address) if shaken else None
+
+
+class _Noted:
+    """Mixed into a handler's class of `gevent.pywsgi`, which reads its requests itself: the worker hears of them.
+
+    To the worker the handler is the request that it is handling."""
+
+    worker: GeventWorker
+    should_close: Any = None
+
+    if TYPE_CHECKING:
+        code: int
+        close_connection: bool
+        response_headers: list[tuple[bytes, bytes]]
+
+    def handle_one_response(self) -> None:
+        entry = self.worker.begin_request(self)
+        try:
+            super().handle_one_response()  # type: ignore[misc]
+        finally:
+            self.worker.end_request(entry)
+            self.should_close = None
+
+    def finalize_headers(self) -> None:
+        if self.code != 101 and self.should_close is not None and self.should_close():
+            self.close_connection = True
+            others = [header for header in self.response_headers if header[0].lower() != b"connection"]
+            self.response_headers = [*others, (b"Connection", b"close")]
+        super().finalize_headers()  # type: ignore[misc]
+
+    @property
+    def method(self) -> Any:
+        return self.command  # type: ignore[attr-defined]
+
+    @property
+    def uri(self) -> Any:
+        return self.path  # type: ignore[attr-defined]
 
 
 class _Pool(Pool):
@@ -246,10 +290,28 @@ class GeventWorker(HotWorker, ggevent.GeventWorker):
         if self.cfg.is_ssl:
             context = ssl_args["ssl_context"] = ssl_context(self.cfg)
             context.sslsocket_class = _TLSClient
+        if self.server_class is not None:
+            return self._pywsgi_server(listener, pool, ssl_args)
         server = _Server(listener, handle=partial(self.handle, listener), spawn=pool, **ssl_args)
         server.worker = self
         if self.cfg.workers > 1:
             server.max_accept = 1
+        return server
+
+    def _pywsgi_server(self, listener: Any, pool: Any, ssl_args: dict[str, Any]) -> Any:
+        """The same for a subclass with a server of its own (`gevent_pywsgi`, gevent-websocket)."""
+        mine = {"worker": self}
+        server_class: Any = self.server_class
+        handler_class: Any = self.wsgi_handler or server_class.handler_class
+        server = type("Server", (_Asking, server_class), mine)(
+            listener,
+            application=self.wsgi,
+            spawn=pool,
+            log=self.log,
+            handler_class=type("Handler", (_Noted, handler_class), mine),
+            environ={**base_environ(self.cfg), "wsgi.multithread": True, "SERVER_SOFTWARE": ggevent.VERSION},
+            **ssl_args,
+        )
         return server
 
     def _connections(self) -> int:

@@ -21,8 +21,9 @@ class Lifespan:
     application that raises before it has answered does not support the protocol. `state` is shared with requests."""
 
     def __init__(self, app: Any, mode: str, asgi: dict[str, str], state: dict[str, Any]) -> None:
-        self._app = app
+        self.app = app
         self._mode = mode
+        self.state = state
         self._scope = {"type": "lifespan", "asgi": asgi, "state": state}
         self._to_app: asyncio.Queue[dict[str, str]] = asyncio.Queue()
         self._started = asyncio.Event()
@@ -62,7 +63,7 @@ class Lifespan:
 
     async def _run(self) -> None:
         try:
-            await self._app(self._scope, self._to_app.get, self._send)
+            await self.app(self._scope, self._to_app.get, self._send)
         except Exception as exc:
             self._raised = exc
         finally:

@@ -9,9 +9,11 @@ from typing import Any
 from gunicorn_hot.workers.base import HotWorker
 
 
-def gated(worker_class: type[Any]) -> type[Any]:
-    """Return a subclass of `worker_class` that waits at the gate, and that its master drains by SIGTERM."""
-    return type(f"Gated{worker_class.__name__}", (_Gated, worker_class), {})
+def gated(worker_class: type[Any], why: str) -> type[Any]:
+    """Return a subclass of `worker_class` that waits at the gate, and that its master drains by SIGTERM.
+
+    `why` says for the log why it can do no more."""
+    return type(f"Gated{worker_class.__name__}", (_Gated, worker_class), {"why_not": why})
 
 
 class _Gated(HotWorker):

@@ -19,6 +19,8 @@ _FIRST_BYTE = 5.0
 
 
 class SyncWorker(HotWorker, StockSyncWorker):
+    bypasses = ("accept", "wait")
+
     def run(self) -> None:
         if self.pass_gate():
             self.on_phase()

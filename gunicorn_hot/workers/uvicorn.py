@@ -138,6 +138,9 @@ class UvicornMixin(AioWorker):
         mode = "off" if config.interface == "wsgi" else config.lifespan
         return Lifespan(config.loaded_app, mode, asgi, self._state)
 
+    def root_path(self) -> str:
+        return str(self.config.root_path)
+
     def make_tls(self) -> Any:
         return self.config.ssl
 
