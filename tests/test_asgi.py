@@ -192,7 +192,7 @@ def test_a_worker_at_the_gate_can_be_stopped(service: Service, worker: str, sig:
     (pid, *_) = service.workers(new)
     service.signal(sig, pid)
     wait_gone(pid)
-    service.signal(signal.SIGTERM, new)
+    # Which ends the upgrade.
     wait_gone(new)
     assert service.ask().gen == "A"
     assert "WORKER TIMEOUT" not in service.log
