@@ -8,7 +8,7 @@ from functools import partial
 from typing import TYPE_CHECKING, Any
 
 import gevent
-from gevent import socket, ssl
+from gevent import socket
 from gevent.event import Event
 from gevent.pool import Pool
 from gevent.server import StreamServer
@@ -19,123 +19,13 @@ from gunicorn.workers import base, ggevent
 from gunicorn_hot.link import ACCEPTING
 from gunicorn_hot.listeners import is_listening
 from gunicorn_hot.workers.base import HotWorker
-from gunicorn_hot.workers.pipeline import is_waiting
+from gunicorn_hot.workers.gevent_client import LINGER, Client, TLSClient, Wait, at_most
 
 _TICK = 1.0
 #: s, beyond the keep-alive timeout: for a client's TLS handshake, or its first byte. As gunicorn's gthread has it.
 _FIRST_BYTE = 5.0
-#: As in gunicorn's `util.close_graceful`: seconds, and bytes per read.
-_LINGER = 2.0
-_LINGER_READ = 65536
 #: s, at the end of a drain: for what crosses the end of an idle connection.
 _LAST_LINGER = 0.1
-
-
-def _at_most(seconds: float) -> gevent.Timeout:
-    """Return a context manager that leaves its block, silently, when the time is over."""
-    return gevent.Timeout(seconds, False)  # type: ignore[arg-type]
-
-
-class _Client(socket.socket):
-    """A client's connection, ended politely where gunicorn closes it at once: no RST overtakes a response."""
-
-    #: Whether it has said anything since the worker began to wait for a request.
-    heard = False
-    #: Whether it ends because we want it so: the client may be sending.
-    ended_by_us = False
-    _is_closing = False
-    #: What speaks HTTP/2 on it.
-    http2: Any = None
-
-    worker: GeventWorker
-
-    def recv(self, *args: Any) -> bytes:
-        data: bytes = super().recv(*args)
-        self.heard = True
-        return data
-
-    def close(self) -> None:
-        if not self._is_closing:
-            self._is_closing = True
-            if self.ended_by_us or not self.worker.drain.accepting:
-                self._linger()
-        super().close()
-
-    def _linger(self) -> None:
-        """Read on for a while (RFC 9112 9.6)."""
-        try:
-            self._notify_end()
-            socket.socket.shutdown(self, socket.SHUT_WR)
-            self.settimeout(None)
-            with _at_most(_LINGER):
-                while socket.socket.recv(self, _LINGER_READ):
-                    pass
-        except OSError:
-            pass  # the client was quicker
-
-
-    def _notify_end(self) -> None:
-        """Tell the client that this is the end, where the transport has a word for that."""
-
-
-class _TLSClient(_Client, ssl.SSLSocket):
-    """The same, encrypted; made by its context."""
-
-    def _notify_end(self) -> None:
-        # Without it, it could be an attack (RFC 9112 9.8). The client's own is not waited for.
-        self.settimeout(0)
-        try:
-            self.unwrap()
-        except (OSError, ValueError):
-            pass
-
-
-class _Wait:
-    """The time that a client has for the head of a request, as a context manager in place of gunicorn's Timeout.
-
-    Cuts off no request that is just arriving; and in a drain none that has begun to arrive: that has its own end."""
-
-    def __init__(self, worker: GeventWorker, greenlet: Any, client: _Client) -> None:
-        self._worker = worker
-        self._greenlet = greenlet
-        self._client = client
-        self._timeout: gevent.Timeout | None = None
-
-    def __enter__(self) -> None:
-        self._client.heard = False
-        self._greenlet.hot_wait = self
-        self._start()
-
-    def _start(self) -> None:
-        self._timer = gevent.get_hub().loop.timer(self._worker.cfg.keepalive, priority=-1)
-        self._timer.start(self._expire)
-
-    def __exit__(self, _kind: object, error: BaseException | None, _traceback: object) -> bool:
-        self._greenlet.hot_wait = None
-        self._timer.close()
-        return error is not None and error is self._timeout
-
-    def _expire(self) -> None:
-        if is_waiting(self._client) or (self.is_under_way and not self._worker.drain.accepting):
-            self._timer.close()
-            self._start()
-        else:
-            self.end()
-
-    @property
-    def is_under_way(self) -> bool:
-        """Whether a part of a request has come."""
-        return self._client.heard
-
-    def end(self) -> None:
-        """Let the waiting greenlet close its connection; not called by itself."""
-        self._client.ended_by_us = True
-        self._timeout = gevent.Timeout()
-        gevent.get_hub().loop.run_callback(self._throw)
-
-    def _throw(self) -> None:
-        if self._greenlet.hot_wait is self:  # it has not stopped to wait meanwhile
-            self._greenlet.throw(self._timeout)
 
 
 class _Asking:
@@ -169,14 +59,14 @@ class _Server(_Asking, StreamServer):
             fd, address = listener._accept()
         except BlockingIOError:
             return None
-        return _Client(listener.family, listener.type, listener.proto, fileno=fd), address
+        return Client(listener.family, listener.type, listener.proto, fileno=fd), address
 
     def wrap_socket_and_handle(self, client_socket: Any, address: Any) -> Any:
         # gevent waits for a client's handshake for ever, and a drain would with it.
         server: Any = self
         with server.wrap_socket(client_socket, do_handshake_on_connect=False, **server.ssl_args) as client:
             shaken = False
-            with _at_most(_FIRST_BYTE + self.worker.cfg.keepalive):
+            with at_most(_FIRST_BYTE + self.worker.cfg.keepalive):
                 client.do_handshake()
                 shaken = True
             return self.handle(client, address) if shaken else None
@@ -237,7 +127,7 @@ class GeventWorker(HotWorker, ggevent.GeventWorker):
         self._link_watcher: Any = None
 
     def run(self) -> None:
-        _Client.worker = self
+        Client.worker = self
         if "h2" in self.cfg.http_protocols:
             from gunicorn_hot.workers import http2
 
@@ -289,7 +179,7 @@ class GeventWorker(HotWorker, ggevent.GeventWorker):
         ssl_args: dict[str, Any] = {}
         if self.cfg.is_ssl:
             context = ssl_args["ssl_context"] = ssl_context(self.cfg)
-            context.sslsocket_class = _TLSClient
+            context.sslsocket_class = TLSClient
         if self.server_class is not None:
             return self._pywsgi_server(listener, pool, ssl_args)
         server = _Server(listener, handle=partial(self.handle, listener), spawn=pool, **ssl_args)
@@ -355,7 +245,7 @@ class GeventWorker(HotWorker, ggevent.GeventWorker):
 
     def _dismiss(self, connection: Any, client: Any) -> None:
         connection.say_goaway()
-        gevent.sleep(_LINGER)
+        gevent.sleep(LINGER)
         try:
             # Ends also the wait of the greenlet that reads from it.
             socket.socket.shutdown(client, socket.SHUT_RDWR)
@@ -404,7 +294,7 @@ class GeventWorker(HotWorker, ggevent.GeventWorker):
 
     def timeout_ctx(self) -> Any:
         greenlet = gevent.getcurrent()
-        return _Wait(self, greenlet, greenlet.hot_client)  # type: ignore[attr-defined]
+        return Wait(self, greenlet, greenlet.hot_client)  # type: ignore[attr-defined]
 
     def handle(self, listener: Any, client: Any, addr: Any) -> None:
         greenlet: Any = gevent.getcurrent()

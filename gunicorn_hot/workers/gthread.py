@@ -10,13 +10,13 @@ import time
 from functools import partial
 from typing import Any
 
-from gunicorn import http, util
-from gunicorn.sock import is_http2_negotiated, ssl_context
-from gunicorn.workers.gthread import _DEFER, DEFAULT_WORKER_DATA_TIMEOUT, TConn  # type: ignore[attr-defined]
+from gunicorn import util
+from gunicorn.workers.gthread import _DEFER, DEFAULT_WORKER_DATA_TIMEOUT  # type: ignore[attr-defined]
 from gunicorn.workers.gthread import ThreadWorker as StockThreadWorker
 
 from gunicorn_hot.link import ACCEPTING
 from gunicorn_hot.workers.base import BEAT, NOBODY_WAITS, HotWorker
+from gunicorn_hot.workers.gthread_client import ClientsTurn, Connection, notify_end
 from gunicorn_hot.workers.pipeline import is_waiting
 
 _TICK = 1.0
@@ -27,75 +27,8 @@ _LINGER = 2.0
 _LINGER_READ = 65536
 
 
-class _ClientsTurn(BaseException):
-    """The TLS handshake goes on when the client has said something. No Exception: gunicorn would answer it."""
-
-
 def _nothing() -> None:
     """Wakes the main loop."""
-
-
-def _notify_end(client: ssl.SSLSocket) -> None:
-    """Tell a TLS client that this is the end and no attack (RFC 9112 9.8); does not wait for it to say the same."""
-    try:
-        client.unwrap()
-    except (OSError, ValueError):
-        pass
-
-
-class _Connection(TConn):
-    parser: Any
-    sock: Any
-    #: Whether it is kept, and gunicorn's worker would not do with it what this one does.
-    is_special = False
-
-    def __init__(self, worker: ThreadWorker, client: Any, address: Any, server: Any) -> None:
-        super().__init__(worker.cfg, client, address, server)
-        self._worker = worker
-
-    def init(self) -> None:
-        if self.initialized or not self.cfg.is_ssl:
-            super().init()
-        elif not self._shake_hands():
-            raise _ClientsTurn
-
-    def _shake_hands(self) -> bool:
-        """Go on with the TLS handshake; returns False while it is the client's turn. Waits for no client.
-
-        gunicorn's own waits in a thread of the pool, for ever: as many stalled clients as there are threads stop it."""
-        if not isinstance(self.sock, ssl.SSLSocket):
-            self.sock = ssl_context(self.cfg).wrap_socket(
-                self.sock,
-                server_side=True,
-                suppress_ragged_eofs=self.cfg.suppress_ragged_eofs,
-                do_handshake_on_connect=False,
-            )
-        self.sock.setblocking(False)
-        try:
-            self.sock.do_handshake()
-        except ssl.SSLWantReadError:
-            return False
-        # As gunicorn's `init` goes on from here.
-        self.initialized = True
-        self.sock.setblocking(True)
-        self.is_http2 = is_http2_negotiated(self.sock)
-        self.parser = http.get_parser(self.cfg, self.sock, self.client, self.is_http2)  # type: ignore[call-overload]
-        if self.is_http2:
-            self.parser.initiate_connection()
-        return True
-
-    def has_read_ahead(self) -> bool:
-        """Whether the next request is here already, where no poller can see it."""
-        if self.parser.unreader.buf.getvalue():
-            return True
-        return isinstance(self.sock, ssl.SSLSocket) and self.sock.pending() > 0
-
-    def close(self, graceful: bool = False) -> None:
-        # gunicorn 25 closes at once, always; what a client sends to a leaving worker must not become an RST.
-        if graceful or not self._worker.drain.accepting:
-            self._worker.linger(self.sock)
-        else:
-            util.close(self.sock)
 
 
 class ThreadWorker(HotWorker, StockThreadWorker):
@@ -191,7 +124,7 @@ class ThreadWorker(HotWorker, StockThreadWorker):
         try:
             client.setblocking(False)
             if isinstance(client, ssl.SSLSocket):
-                _notify_end(client)
+                notify_end(client)
             client.shutdown(socket.SHUT_WR)
             self.poller.register(client, selectors.EVENT_READ, self._on_lingering)
         except (OSError, ValueError):
@@ -221,7 +154,8 @@ class ThreadWorker(HotWorker, StockThreadWorker):
         self._end_idle(self.keepalived_conns, math.inf if force else now)
 
     def murder_pending(self) -> None:
-        self._end_idle(self.pending_conns, time.monotonic())
+        if self.pending_conns:
+            self._end_idle(self.pending_conns, time.monotonic())
 
     def _end_idle(self, waiting: Any, now: float) -> None:
         """End the idle connections whose time is over; serve those whose next request is here.
@@ -291,7 +225,7 @@ class ThreadWorker(HotWorker, StockThreadWorker):
         finally:
             board[ACCEPTING] = 0
         self.nr_conns += 1
-        conn = _Connection(self, client, address, listener.getsockname())
+        conn = Connection(self, client, address, listener.getsockname())
         # gunicorn lets a thread of the pool wait for the first byte, up to 5 s: silent clients take them all.
         if is_waiting(client):
             conn.data_ready = True
@@ -307,9 +241,10 @@ class ThreadWorker(HotWorker, StockThreadWorker):
         self.poller.register(conn.sock, selectors.EVENT_READ, partial(self.on_pending_socket_readable, conn))
 
     def handle(self, conn: Any) -> Any:
+        conn.is_special = False
         try:
             kept = super().handle(conn)
-        except _ClientsTurn:
+        except ClientsTurn:
             kept = _DEFER
         conn.is_special = kept and (kept is _DEFER or conn.is_http2 or conn.has_read_ahead())
         return kept
@@ -318,10 +253,12 @@ class ThreadWorker(HotWorker, StockThreadWorker):
         if not conn.is_special:
             super().finish_request(conn, fs)
         elif fs.result() is not _DEFER:
-            if conn.is_http2:
+            if not conn.is_http2:
+                self.enqueue_req(conn)
+            elif self.alive:
                 self._park(conn)
             else:
-                self.enqueue_req(conn)
+                self._close_idle(conn)
         elif self.alive:
             self._await_data(conn)
         else:
@@ -335,7 +272,7 @@ class ThreadWorker(HotWorker, StockThreadWorker):
         self.keepalived_conns.append(conn)
         self.poller.register(conn.sock, selectors.EVENT_READ, partial(self.on_client_socket_readable, conn))
         # It may have become idle only after the others were told.
-        self._must_tell_idle = not self.drain.accepting
+        self._must_tell_idle = True
 
     def handle_http2(self, conn: Any) -> bool:
         conn.parser.parks = True
