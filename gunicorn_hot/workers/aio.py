@@ -365,6 +365,7 @@ class AioWorker(HotWorker):
             board[ACCEPTING] = 1
             try:
                 if not (self.alive and self.may_accept()):
+                    self._on_done(None)
                     return
                 client, _address = accept()
             except OSError as exc:
@@ -396,6 +397,9 @@ class AioWorker(HotWorker):
         except (OSError, asyncio.CancelledError) as exc:
             # A client that speaks no TLS, or has gone. The loop has closed the socket.
             self.log.debug("Connection lost in its handshake: %s", exc)
+            waiter = None
+        except Exception:
+            self.log.exception("Cannot serve a connection")
             waiter = None
         if waiter is not None:
             self._arriving[connecting] = waiter
