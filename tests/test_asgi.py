@@ -227,24 +227,30 @@ def test_an_idle_service_stops_at_once(service: Service, worker: str, sig: signa
         assert service.read("lifespan").count("shutdown A") == 2
 
 
-def test_a_busy_loop_does_not_delay_the_cut_over(service: Service, worker: str) -> None:
+def test_a_busy_loop_neither_delays_the_cut_over_nor_accepts_after_it(service: Service, worker: str) -> None:
     service.configure(worker_class=worker, workers=1, hot_probation=0)
     service.start()
-    with service.connect() as busy:
+    with service.connect() as busy, contextlib.ExitStack() as stack:
         busy.send_request("/block?file=go")
         service.wait_file("go.held", lines=1)
         new = begin_drain(service)
-        # The old one's loop is busy: no answer to the pause, no accept either.
-        assert [service.ask().gen for _ in range(20)] == ["B"] * 20
+        assert "no answer to the pause" not in service.log
+        # Busy like the old one, the new one leaves it to that to accept these.
+        busy_too = stack.enter_context(service.connect())
+        busy_too.send_request("/block?file=on")
+        service.wait_file("on.held", lines=1)
+        waiting = [stack.enter_context(service.connect()) for _ in range(5)]
+        for connection in waiting:
+            connection.send_request("/")
         service.write("go")
         # This answer may have begun before the pause was heard, the next one cannot.
         assert busy.answer().gen == "A"
         answer = busy.ask()
         assert (answer.gen, answer.closes) == ("A", True)
-        assert [service.ask().gen for _ in range(20)] == ["B"] * 20
-    wait_gone(service.master)
+        wait_gone(service.master)
+        service.write("on")
+        assert [connection.answer().gen for connection in (busy_too, *waiting)] == ["B"] * 6
     service.master = new
-    assert "no answer to the pause" not in service.log
 
 
 def test_resume_after_a_failed_successor(service: Service, worker: str) -> None:
