@@ -152,6 +152,9 @@ class AioWorker(HotWorker):
         if self._news is not None and not self.loop.is_closed():
             self.loop.call_soon_threadsafe(self._news.set)
 
+    def _on_signal(self) -> None:
+        os.read(self.PIPE[0], 4096)
+
     def run(self) -> None:
         loop = self.loop = self.make_loop()
         asyncio.set_event_loop(loop)
@@ -197,6 +200,8 @@ class AioWorker(HotWorker):
     async def _serve(self) -> None:
         self.loop = asyncio.get_running_loop()
         self._news = asyncio.Event()
+        # The interpreter writes there for each signal: one that comes just before the loop waits ends the wait.
+        self.loop.add_reader(self.PIPE[0], self._on_signal)
         if await self._start() and await self._pass_gate():
             await self._work()
         await self._shut_down()
@@ -261,7 +266,9 @@ class AioWorker(HotWorker):
     def _stop(self, now: float) -> None:
         """The worker was stopped, or has served its `max_requests`: finish, as long as a SIGTERM's grace lasts."""
         self._is_stopping = True
+        # The master kills when that is over; websockets should be told before.
         timeout = self.cfg.graceful_timeout
+        timeout -= min(_GOODBYE, timeout / 4)
         self.drain.drain(now, timeout)
         self.drain.deadline = min(self.drain.deadline or now + timeout, now + timeout)
         self._follow()
