@@ -83,10 +83,11 @@ class _Client:
             return False
         if not data.startswith(b"HTTP/1.1 200"):
             raise ConnectionError(f"not a 200: {data[:80]!r}")
-        at = data.index(b"Content-Length: ") + 16
-        if len(data) - end - 4 < int(data[at:data.index(b"\r", at)]):
+        head = data[:end + 1].lower()
+        at = head.index(b"content-length: ") + 16
+        if len(data) - end - 4 < int(head[at:head.index(b"\r", at)]):
             return False
-        if not self._left or b"Connection: close" in data:
+        if not self._left or b"connection: close" in head:
             self.hang_up()
         return True
 

@@ -133,6 +133,7 @@ def test_import_alone_changes_nothing(service: Service) -> None:
         ({"worker_class": "asgi"}, "gunicorn_hot.workers.gasgi.ASGIWorker"),
         ({"worker_class": "uvicorn_worker.UvicornWorker"}, "gunicorn_hot.workers.uvicorn.UvicornWorker"),
         ({"worker_class": "uvicorn_worker.UvicornH11Worker"}, "gunicorn_hot.workers.uvicorn.UvicornH11Worker"),
+        ({"worker_class": "uvicorn.workers.UvicornWorker"}, "gunicorn_hot.workers.uvicorn_deprecated.UvicornWorker"),
         ({"worker_class": "gunicorn_hot.workers.sync.SyncWorker"},
          "gunicorn_hot.workers.sync.SyncWorker"),
         ({"worker_class": "gunicorn_hot.workers.gthread.ThreadWorker"},

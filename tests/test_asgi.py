@@ -5,6 +5,7 @@ What they have in common with the others is tested there: test_under_load, test_
 from __future__ import annotations
 
 import contextlib
+import select
 import signal
 import socket
 import time
@@ -28,6 +29,19 @@ def begin_drain(service: Service) -> int:
     new = service.begin_upgrade()
     service.wait_log("committed to successor", after=mark)
     return new
+
+
+REQUEST = b"GET / HTTP/1.1\r\nHost: localhost\r\n\r\n"
+
+
+def read_answer(sock: socket.socket) -> bytes:
+    """Read to the end of the answer, and not of the connection."""
+    answer = b""
+    while not answer.endswith(b"\r\n\r\nhello\n"):
+        piece = sock.recv(65536)
+        assert piece, answer
+        answer += piece
+    return answer
 
 
 class Websocket:
@@ -213,24 +227,30 @@ def test_an_idle_service_stops_at_once(service: Service, worker: str, sig: signa
         assert service.read("lifespan").count("shutdown A") == 2
 
 
-def test_a_busy_loop_does_not_delay_the_cut_over(service: Service, worker: str) -> None:
+def test_a_busy_loop_neither_delays_the_cut_over_nor_accepts_after_it(service: Service, worker: str) -> None:
     service.configure(worker_class=worker, workers=1, hot_probation=0)
     service.start()
-    with service.connect() as busy:
+    with service.connect() as busy, contextlib.ExitStack() as stack:
         busy.send_request("/block?file=go")
         service.wait_file("go.held", lines=1)
         new = begin_drain(service)
-        # The old one's loop is busy: no answer to the pause, no accept either.
-        assert [service.ask().gen for _ in range(20)] == ["B"] * 20
+        assert "no answer to the pause" not in service.log
+        # Busy like the old one, the new one leaves it to that to accept these.
+        busy_too = stack.enter_context(service.connect())
+        busy_too.send_request("/block?file=on")
+        service.wait_file("on.held", lines=1)
+        waiting = [stack.enter_context(service.connect()) for _ in range(5)]
+        for connection in waiting:
+            connection.send_request("/")
         service.write("go")
         # This answer may have begun before the pause was heard, the next one cannot.
         assert busy.answer().gen == "A"
         answer = busy.ask()
         assert (answer.gen, answer.closes) == ("A", True)
-        assert [service.ask().gen for _ in range(20)] == ["B"] * 20
-    wait_gone(service.master)
+        wait_gone(service.master)
+        service.write("on")
+        assert [connection.answer().gen for connection in (busy_too, *waiting)] == ["B"] * 6
     service.master = new
-    assert "no answer to the pause" not in service.log
 
 
 def test_resume_after_a_failed_successor(service: Service, worker: str) -> None:
@@ -323,13 +343,32 @@ def test_a_client_that_does_not_close_does_not_hold_the_drain(service: Service, 
             client.ask()
         begin_drain(service)
         for client in clients:
-            client.sock.sendall(b"GET / HTTP/1.1\r\nHost: localhost\r\n\r\n")
+            client.sock.sendall(REQUEST)
         for client in clients:
-            answer = b""
-            while not answer.endswith(b"\r\n\r\nhello\n"):
-                answer += client.sock.recv(65536)
-            assert b"connection: close\r\n" in answer.lower()
+            assert b"connection: close\r\n" in read_answer(client.sock).lower()
         service.wait_log("Upgrade: done, .* 0 requests cut")
+
+
+def test_a_request_that_crosses_our_end_is_not_answered_by_a_reset(service: Service, worker: str) -> None:
+    """Not even after the response that said so: a reset can overtake it."""
+    service.configure(worker_class=worker, workers=1, hot_drain_timeout=60, hot_probation=0)
+    service.start()
+    with contextlib.ExitStack() as stack:
+        clients = [stack.enter_context(service.connect()).sock for _ in range(5)]
+        for client in clients:
+            client.sendall(REQUEST)
+            assert read_answer(client).startswith(b"HTTP/1.1 200 ")
+        begin_drain(service)
+        for client in clients:
+            client.sendall(REQUEST)
+            poll = select.poll()
+            poll.register(client, select.POLLRDHUP)
+            assert poll.poll(20_000)
+            # The server has said its last word, and nothing of it has been read.
+            client.sendall(REQUEST)
+            client.sendall(REQUEST)
+            assert b"connection: close\r\n" in read_answer(client).lower()
+            assert client.recv(1) == b""
 
 
 def test_max_requests_waits_for_the_upgrade(service: Service, worker: str) -> None:
@@ -351,10 +390,13 @@ def test_config_kwargs_of_a_subclass(service: Service, worker: str) -> None:
     if "uvicorn" not in worker:
         pytest.skip("gunicorn's worker has settings instead")
     service.write("my_uvicorn.py", "\n".join([
-        "from gunicorn_hot.workers.uvicorn import UvicornWorker",
-        "class Mine(UvicornWorker):",
+        "from gunicorn_hot.workers.uvicorn import UvicornWorker as Hot",
+        "from uvicorn_worker import UvicornWorker",
+        "class Theirs(UvicornWorker):",
         "    CONFIG_KWARGS = {'loop': 'asyncio', 'http': 'h11', 'ws': 'wsproto', 'server_header': False,",
         "                     'headers': [('x-mine', 'yes')], 'limit_max_requests': 1000}",
+        "class Mine(Hot, Theirs):",
+        "    pass",
     ]))
     service.configure(worker_class="my_uvicorn.Mine", workers=1, hot_drain_timeout=1, hot_probation=0)
     service.start()

@@ -52,7 +52,9 @@ def complaints(report: Report, releases: str, upgrades: list[Span]) -> list[str]
 
 
 @pytest.mark.parametrize("socket", ["tcp", "unix", "tls"])
-@pytest.mark.parametrize("worker", WORKERS)
+@pytest.mark.parametrize("worker", [
+    pytest.param(name, marks=pytest.mark.slow if name == "asgi-asyncio" else ()) for name in WORKERS
+])
 def test_upgrades_under_load(
     service: Service, worker: str, socket: str, request: pytest.FixtureRequest
 ) -> None:

@@ -18,6 +18,8 @@ _TWINS = {
     "gunicorn.workers.gasgi.ASGIWorker": "gunicorn_hot.workers.gasgi.ASGIWorker",
     "uvicorn_worker._workers.UvicornWorker": "gunicorn_hot.workers.uvicorn.UvicornWorker",
     "uvicorn_worker._workers.UvicornH11Worker": "gunicorn_hot.workers.uvicorn.UvicornH11Worker",
+    "uvicorn.workers.UvicornWorker": "gunicorn_hot.workers.uvicorn_deprecated.UvicornWorker",
+    "uvicorn.workers.UvicornH11Worker": "gunicorn_hot.workers.uvicorn_deprecated.UvicornH11Worker",
 }
 
 

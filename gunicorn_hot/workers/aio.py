@@ -158,6 +158,9 @@ class AioWorker(HotWorker):
         if self._news is not None and not self.loop.is_closed():
             self.loop.call_soon_threadsafe(self._news.set)
 
+    def _on_signal(self) -> None:
+        os.read(self.PIPE[0], 4096)
+
     def run(self) -> None:
         loop = self.loop = self.make_loop()
         asyncio.set_event_loop(loop)
@@ -203,6 +206,8 @@ class AioWorker(HotWorker):
     async def _serve(self) -> None:
         self.loop = asyncio.get_running_loop()
         self._news = asyncio.Event()
+        # The interpreter writes there for each signal: one that comes just before the loop waits ends the wait.
+        self.loop.add_reader(self.PIPE[0], self._on_signal)
         if await self._start() and await self._pass_gate():
             await self._work()
         await self._shut_down()
@@ -298,7 +303,9 @@ class AioWorker(HotWorker):
     def _stop(self, now: float) -> None:
         """The worker was stopped, or has served its `max_requests`: finish, as long as a SIGTERM's grace lasts."""
         self._is_stopping = True
+        # The master kills when that is over; websockets should be told before.
         timeout = self.cfg.graceful_timeout
+        timeout -= min(_GOODBYE, timeout / 4)
         self.drain.drain(now, timeout)
         self.drain.deadline = min(self.drain.deadline or now + timeout, now + timeout)
         self._follow()
@@ -402,6 +409,7 @@ class AioWorker(HotWorker):
             board[ACCEPTING] = 1
             try:
                 if not (self.alive and self.may_accept()):
+                    self._on_done(None)
                     return
                 client, _address = accept()
             except OSError as exc:
@@ -433,6 +441,9 @@ class AioWorker(HotWorker):
         except (OSError, asyncio.CancelledError) as exc:
             # A client that speaks no TLS, or has gone. The loop has closed the socket.
             self.log.debug("Connection lost in its handshake: %s", exc)
+            waiter = None
+        except Exception:
+            self.log.exception("Cannot serve a connection")
             waiter = None
         if waiter is not None:
             self._arriving[connecting] = waiter

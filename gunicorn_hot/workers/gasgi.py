@@ -112,7 +112,8 @@ class ASGIWorker(AioWorker, StockASGIWorker):
 
     def idle_since(self, connection: Any) -> float | None:
         # Also of those with a timer: that of gunicorn 25 and 26 is stopped as soon as it has been started.
-        if connection.request_under_way() is not None:
+        # HTTP/2, uWSGI's protocol and websockets have no such parser, and their own ideas of being idle.
+        if connection._callback_parser is None or connection.request_under_way() is not None:
             return None
         since: float | None = connection.quiet_since
         return since
