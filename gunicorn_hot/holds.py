@@ -88,14 +88,15 @@ def wake_with(wake: Callable[[], object]) -> None:
     _wake = wake
 
 
-async def released() -> None:
-    """Wait until no hold is left. Raises NotReady when one has failed."""
+async def released(say: Callable[[str], object]) -> None:
+    """Wait until no hold is left; `say` is told which ones are. Raises NotReady when one has failed."""
     import asyncio  # not in a master: see `app`
 
     loop = asyncio.get_running_loop()
     changed = asyncio.Event()
     wake_with(lambda: call_soon(loop, changed.set))
-    while held_by() is not None:
+    while (held := held_by()) is not None:
+        say(held)
         await changed.wait()
         changed.clear()
 

@@ -14,7 +14,7 @@ import pytest
 from server import Service
 from test_app_side import AS_IT_IS, application, skip_without
 
-from gunicorn_hot import check, settings
+from gunicorn_hot import check, hold_ready, holds, settings
 from gunicorn_hot.check import Answer, Server, Target
 from gunicorn_hot.holds import NotReady
 
@@ -210,6 +210,31 @@ def test_a_framework_is_asked() -> None:
         run("/", app)
     with pytest.raises(NotReady, match="raised LookupError: no data base"):
         run("/broken", app)
+
+
+def test_holds_are_awaited_on_a_loop() -> None:
+    said: list[str] = []
+    hold, other = hold_ready(), hold_ready()
+
+    async def main() -> None:
+        waiting = asyncio.create_task(holds.released(said.append))
+        await asyncio.sleep(0)
+        thread = threading.Thread(target=hold.ready)
+        thread.start()
+        while len(said) < 2:
+            await asyncio.sleep(0)
+        assert not waiting.done()
+        other.fail("no model")
+        with pytest.raises(NotReady, match=r"no model \(said to hold_ready\(\) at .*test_check.py"):
+            await waiting
+        thread.join()
+
+    try:
+        asyncio.run(main())
+    finally:
+        holds._holds.clear()
+    assert said[0].count("hold_ready() at") == 2
+    assert said[1].count("hold_ready() at") == 1
 
 
 def test_a_callable_does_not_hold_up_the_loop() -> None:

@@ -108,6 +108,10 @@ class HotWorker(_Base):
             reason = f"exited with code {exc.code or 0} while it loaded the application"
         else:
             reason = "".join(traceback.format_exception_only(type(exc), exc)).strip()
+        self.tell_failure(reason)
+
+    def tell_failure(self, reason: str) -> None:
+        """Tell the master why this worker cannot boot."""
         self.link.worker_end.send("failed", reason=reason[-_REASON_BYTES:])
 
     def load_wsgi(self) -> None:
@@ -148,7 +152,7 @@ class HotWorker(_Base):
         while self.alive and not self.link.worker_end.closed:
             self.read_link()
             if self.gate_open:
-                self.enter_service()
+                self.leave_gate()
                 return True
             self._wait_for_news()
         return False
@@ -180,9 +184,20 @@ class HotWorker(_Base):
         priority.step_forward()
         self.link.worker_end.send("ready")
 
-    def enter_service(self) -> None:
-        """The gate is open."""
-        # From now on its death is an order to drain, also to a worker that is too busy to read its link.
+    async def become_ready(self, application: Any, state: dict[str, Any] | None = None, root_path: str = "") -> None:
+        """Do on the event loop what must be done before `say_ready`: wait for the holds, and check.
+
+        For a task beside the one that says heartbeats. Raises NotReady."""
+        await holds.released(self.say_waiting)
+        if self.cfg.hot_check is not None:
+            from gunicorn_hot import check
+
+            self.say_waiting(check.what(self.cfg.hot_check))
+            await check.run_async(self, application, state=state, root_path=root_path)
+
+    def leave_gate(self) -> None:
+        """The gate is open: from now on the master's death is an order to drain, also to a worker that is too busy to
+        read its link."""
         self._die_with_master(signal.SIGUSR2)
 
     def _wait_for_news(self) -> None:
@@ -310,18 +325,27 @@ class HotWorker(_Base):
     def show_in_flight(self) -> None:
         self.board[IN_FLIGHT] = min(len(self.in_flight), 255)
 
+    def under_way(self) -> list[tuple[Any, ...]]:
+        """Return the requests that are being answered: method, path, when each began, on the monotonic clock, and, if
+        that is known, how many bytes of its answer were sent."""
+        entries = list(self.in_flight)
+        sent = self.bytes_sent([entry.request for entry in entries]) if entries else {}
+        return [
+            (getattr(entry.request, "method", "?"), getattr(entry.request, "uri", "?"), entry.started)
+            + ((sent[id(entry.request)],) if id(entry.request) in sent else ())
+            for entry in entries
+        ]
+
     def report_cut(self) -> None:
         """Log each request that is cut because this worker leaves now; once, whoever notices the deadline first."""
         if self._has_reported:
             return
         self._has_reported = True
         now = time.monotonic()
-        cut = [(entry.request, now - entry.started) for entry in list(self.in_flight)]
-        sent = self.bytes_sent([request for request, _ in cut]) if cut else {}
-        for request, age in cut:
-            method, path = getattr(request, "method", "?"), getattr(request, "uri", "?")
-            of_it = f", {sent[id(request)]} bytes sent" if id(request) in sent else ""
-            self.log.warning("Cut: %s %s after %.1fs%s (worker pid: %s)", method, path, age, of_it, self.pid)
+        cut = self.under_way()
+        for method, path, started, *sent in cut:
+            of_it = f", {sent[0]} bytes sent" if sent else ""
+            self.log.warning("Cut: %s %s after %.1fs%s (worker pid: %s)", method, path, now - started, of_it, self.pid)
         if cut:
             self.leaves_at_once = True
             self.link.worker_end.send("cut", count=len(cut))
@@ -341,10 +365,10 @@ class HotWorker(_Base):
 
     def init_signals(self) -> None:
         super().init_signals()
-        signal.signal(signal.SIGUSR2, self.handle_usr2)
+        signal.signal(signal.SIGUSR2, self.handle_orphaned)
         signal.siginterrupt(signal.SIGUSR2, False)
 
-    def handle_usr2(self, sig: int, frame: Any) -> None:
+    def handle_orphaned(self, sig: int, frame: Any) -> None:
         """The master has died, or it has told a busy worker to drain.
 
         The latter only concerns the request under way, so it changes nothing here: the link tells the rest."""
