@@ -290,8 +290,8 @@ else:
 def test_a_worker_is_ready_when_its_holds_are_released(service: Service, worker_class: str) -> None:
     skip_without(worker_class)
     application(service, HOLDS, AS_IT_IS)
-    # With `timeout`, to see that heartbeats go on, or count from ready on.
-    service.configure(worker_class=worker_class, workers=2, timeout=2)
+    # Far away: the wait of a worker must not end by the next heartbeat.
+    service.configure(worker_class=worker_class, workers=2, timeout=120)
     service.start()
     old = service.master
     service.release("B")
@@ -345,7 +345,7 @@ if RELEASE == "C":
 def test_a_hold_can_fail(service: Service, worker_class: str) -> None:
     skip_without(worker_class)
     application(service, GIVES_UP, AS_IT_IS)
-    service.configure(worker_class=worker_class)
+    service.configure(worker_class=worker_class, timeout=120)
     service.start()
     service.release("B")
     service.begin_upgrade()
