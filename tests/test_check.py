@@ -326,12 +326,12 @@ def test_an_upgrade_to_what_does_not_answer_well(service: Service, worker_class:
 
 def test_a_check_that_takes_too_long_is_named(service: Service) -> None:
     application(service, HEALTH)
-    service.configure(hot_check="/healthz", hot_ready_timeout=2)
+    service.configure(hot_check="/healthz", hot_ready_timeout=6)
     service.start()
     service.release("slow")
     service.begin_upgrade()
     reason = service.wait_log("Upgrade failed: (.*)")[0][1]
-    pattern = r"not ready in 2s \(hot_ready_timeout\): worker \(pid: \d+\) is in hot_check '/healthz'"
+    pattern = r"not ready in 6s \(hot_ready_timeout\): worker \(pid: \d+\) is in hot_check '/healthz'"
     assert re.fullmatch(pattern, reason), reason
 
 
