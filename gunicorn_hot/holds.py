@@ -9,6 +9,8 @@ import sys
 from collections.abc import Callable
 from types import TracebackType
 
+from gunicorn_hot.app import call_soon
+
 
 class NotReady(Exception):
     """Why a worker cannot become ready, in words for the operator."""
@@ -84,6 +86,19 @@ def wake_with(wake: Callable[[], object]) -> None:
     """Call `wake` when a hold is released or has failed, in whatever thread that happens."""
     global _wake
     _wake = wake
+
+
+async def released(say: Callable[[str], object]) -> None:
+    """Wait until no hold is left; `say` is told which ones are. Raises NotReady when one has failed."""
+    import asyncio  # not in a master: see `app`
+
+    loop = asyncio.get_running_loop()
+    changed = asyncio.Event()
+    wake_with(lambda: call_soon(loop, changed.set))
+    while (held := held_by()) is not None:
+        say(held)
+        await changed.wait()
+        changed.clear()
 
 
 def end() -> None:

@@ -145,8 +145,9 @@ class HotBootConcurrency(config.Setting):
         How many workers of a new generation may load the application at a time, while the old one serves.
 
         Counted by the processors that they keep busy: further workers start as soon as those that load leave room,
-        because they are ready or because they only wait. ``0``: all at once. Default: the number of usable cores less
-        one, at least 1.
+        because they are ready or because they only wait. They load at a lower priority, where they may raise it again
+        (CAP_SYS_NICE, or an RLIMIT_NICE of 20). ``0``: all at once, at full priority. Default: the number of usable
+        cores less one, at least 1.
         """
 
 

@@ -14,7 +14,7 @@ import pytest
 from server import Service
 from test_app_side import AS_IT_IS, application, skip_without
 
-from gunicorn_hot import check, settings
+from gunicorn_hot import check, hold_ready, holds, settings
 from gunicorn_hot.check import Answer, Server, Target
 from gunicorn_hot.holds import NotReady
 
@@ -212,6 +212,31 @@ def test_a_framework_is_asked() -> None:
         run("/broken", app)
 
 
+def test_holds_are_awaited_on_a_loop() -> None:
+    said: list[str] = []
+    hold, other = hold_ready(), hold_ready()
+
+    async def main() -> None:
+        waiting = asyncio.create_task(holds.released(said.append))
+        await asyncio.sleep(0)
+        thread = threading.Thread(target=hold.ready)
+        thread.start()
+        while len(said) < 2:
+            await asyncio.sleep(0)
+        assert not waiting.done()
+        other.fail("no model")
+        with pytest.raises(NotReady, match=r"no model \(said to hold_ready\(\) at .*test_check.py"):
+            await waiting
+        thread.join()
+
+    try:
+        asyncio.run(main())
+    finally:
+        holds._holds.clear()
+    assert said[0].count("hold_ready() at") == 2
+    assert said[1].count("hold_ready() at") == 1
+
+
 def test_a_callable_does_not_hold_up_the_loop() -> None:
     ran = []
 
@@ -301,12 +326,12 @@ def test_an_upgrade_to_what_does_not_answer_well(service: Service, worker_class:
 
 def test_a_check_that_takes_too_long_is_named(service: Service) -> None:
     application(service, HEALTH)
-    service.configure(hot_check="/healthz", hot_ready_timeout=2)
+    service.configure(hot_check="/healthz", hot_ready_timeout=6)
     service.start()
     service.release("slow")
     service.begin_upgrade()
     reason = service.wait_log("Upgrade failed: (.*)")[0][1]
-    pattern = r"not ready in 2s \(hot_ready_timeout\): worker \(pid: \d+\) is in hot_check '/healthz'"
+    pattern = r"not ready in 6s \(hot_ready_timeout\): worker \(pid: \d+\) is in hot_check '/healthz'"
     assert re.fullmatch(pattern, reason), reason
 
 

@@ -8,6 +8,7 @@ import time
 
 import pytest
 from server import ASGI_WORKERS, Service, until, wait_gone
+from test_app_side import application
 
 WORKERS = ["sync", "gthread", "gevent", *ASGI_WORKERS]
 KEEP_ALIVE = ["gthread", "gevent", *ASGI_WORKERS]
@@ -75,13 +76,44 @@ def test_what_is_cut_at_the_deadline_is_reported(service: Service, worker: str) 
     service.start()
     with service.held() as held:
         new = begin_drain(service)
-        (cut,) = service.wait_log(r"Cut: GET /hold\?file=go after (\d+\.\d)s \(worker pid: (\d+)\)")
+        (cut,) = service.wait_log(r"Cut: GET /hold\?file=go after (\d+\.\d)s(?:, 0 bytes sent)? \(worker pid: (\d+)\)")
         assert float(cut[1]) >= 1
         assert int(cut[2]) == int(service.read("go.held"))
         service.wait_log("Upgrade: done, .* 1 requests cut")
         # From 26 on gunicorn's sync worker makes an answer of it.
         with contextlib.suppress(OSError):
             assert held.answer().status == 500
+    finish(service, new)
+
+
+HALF = """
+def half():
+    yield b"x" * 1000
+    until_there("go")
+
+
+def app(environ, start_response):
+    if environ["PATH_INFO"] != "/half":
+        return subject(environ, start_response)
+    start_response("200 OK", [("Content-Length", "2000")])
+    return half()
+"""
+
+
+@pytest.mark.parametrize("worker", ["sync", "gthread", "gevent", "gevent_pywsgi"])
+def test_how_much_of_an_answer_was_sent_before_it_was_cut(service: Service, worker: str) -> None:
+    application(service, HALF)
+    service.configure(worker_class=worker, hot_drain_timeout=1, hot_probation=0)
+    service.start()
+    with service.connect() as connection:
+        connection.send_request("/half")
+        data = b""
+        while not data.endswith(b"\r\n\r\n" + b"x" * 1000):
+            data += connection.sock.recv(65536)
+        new = begin_drain(service)
+        (cut,) = service.wait_log(r"Cut: GET /half after \d+\.\ds, (\d+) bytes sent \(worker pid: \d+\)")
+        # gevent's own server counts the head, too.
+        assert int(cut[1]) == (len(data) if worker == "gevent_pywsgi" else 1000)
     finish(service, new)
 
 

@@ -47,6 +47,8 @@ class Cooperative(Mixin, ThreadWorker):
     def something_else(self) -> None:
         pass
 
+    SIGNALS = ThreadWorker.SIGNALS
+
 
 class Derived(Cooperative):
     pass

@@ -19,7 +19,7 @@ from typing import Any
 from gunicorn.arbiter import Arbiter
 from gunicorn.workers.base import Worker
 
-from gunicorn_hot import app, holds
+from gunicorn_hot import app
 from gunicorn_hot.link import ACCEPTING
 from gunicorn_hot.workers.base import NOBODY_WAITS, HotWorker
 from gunicorn_hot.workers.lifespan import Lifespan, LifespanFailed
@@ -131,7 +131,7 @@ class AioWorker(HotWorker):
     def init_signals(self) -> None:
         # gunicorn's own, which act at once, in every phase. The stock workers' wait for the event loop.
         Worker.init_signals(self)
-        signal.signal(signal.SIGUSR2, self.handle_usr2)
+        signal.signal(signal.SIGUSR2, self.handle_orphaned)
         signal.siginterrupt(signal.SIGUSR2, False)
 
     def handle_exit(self, sig: int, frame: Any) -> None:
@@ -220,21 +220,8 @@ class AioWorker(HotWorker):
         app.use_loop(self.loop)
         if not await self._unless_stopped(self._start_up(self._lifespan)):
             return False
-        holds.wake_with(self.wake)
-        while (held := holds.held_by()) is not None:
-            self.say_waiting(held)
-            await self._wait(_TICK)
-            if not self.alive:
-                return False
-        if self.cfg.hot_check is None:
-            return True
-        from gunicorn_hot import check
-
-        self.say_waiting(check.what(self.cfg.hot_check))
         lifespan = self._lifespan
-        return await self._unless_stopped(
-            check.run_async(self, lifespan.app, state=lifespan.state, root_path=self.root_path())
-        )
+        return await self._unless_stopped(self.become_ready(lifespan.app, lifespan.state, self.root_path()))
 
     async def _start_up(self, lifespan: Lifespan) -> None:
         self.log.debug("%s", await lifespan.startup())
@@ -265,7 +252,7 @@ class AioWorker(HotWorker):
         while self.alive:
             self.read_link()
             if self.gate_open:
-                self.enter_service()
+                self.leave_gate()
                 return True
             if end.closed:
                 return False

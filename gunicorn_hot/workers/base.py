@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import ctypes
 import errno
+import gc
 import math
 import os
 import select
@@ -14,6 +15,7 @@ import traceback
 from functools import partial
 from typing import TYPE_CHECKING, Any, ClassVar
 
+from gunicorn.http.wsgi import Response
 from gunicorn.sock import ssl_context
 
 from gunicorn_hot import app, holds, listeners, priority, settings
@@ -156,7 +158,7 @@ class HotWorker(_Base):
         while self.alive and not self.link.worker_end.closed:
             self.read_link()
             if self.gate_open:
-                self.enter_service()
+                self.leave_gate()
                 return True
             self._wait_for_news()
         return False
@@ -188,9 +190,20 @@ class HotWorker(_Base):
         priority.step_forward()
         self.link.worker_end.send("ready")
 
-    def enter_service(self) -> None:
-        """The gate is open."""
-        # From now on its death is an order to drain, also to a worker that is too busy to read its link.
+    async def become_ready(self, application: Any, state: dict[str, Any] | None = None, root_path: str = "") -> None:
+        """Do on the event loop what must be done before `say_ready`: wait for the holds, and check.
+
+        For a task beside the one that says heartbeats. Raises NotReady."""
+        await holds.released(self.say_waiting)
+        if self.cfg.hot_check is not None:
+            from gunicorn_hot import check
+
+            self.say_waiting(check.what(self.cfg.hot_check))
+            await check.run_async(self, application, state=state, root_path=root_path)
+
+    def leave_gate(self) -> None:
+        """The gate is open: from now on the master's death is an order to drain, also to a worker that is too busy to
+        read its link."""
         self._die_with_master(signal.SIGUSR2)
 
     def _wait_for_news(self) -> None:
@@ -318,11 +331,15 @@ class HotWorker(_Base):
     def show_in_flight(self) -> None:
         self.board[IN_FLIGHT] = min(len(self.in_flight), 255)
 
-    def under_way(self) -> list[tuple[str, str, float]]:
-        """Return the requests that are being answered: method, path, and when each began, on the monotonic clock."""
+    def under_way(self) -> list[tuple[Any, ...]]:
+        """Return the requests that are being answered: method, path, when each began, on the monotonic clock, and, if
+        that is known, how many bytes of its answer were sent."""
+        entries = list(self.in_flight)
+        sent = self.bytes_sent([entry.request for entry in entries]) if entries else {}
         return [
             (getattr(entry.request, "method", "?"), getattr(entry.request, "uri", "?"), entry.started)
-            for entry in list(self.in_flight)
+            + ((sent[id(entry.request)],) if id(entry.request) in sent else ())
+            for entry in entries
         ]
 
     def report_cut(self) -> None:
@@ -332,18 +349,32 @@ class HotWorker(_Base):
         self._has_reported = True
         now = time.monotonic()
         cut = self.under_way()
-        for method, path, started in cut:
-            self.log.warning("Cut: %s %s after %.1fs (worker pid: %s)", method, path, now - started, self.pid)
+        for method, path, started, *sent in cut:
+            of_it = f", {sent[0]} bytes sent" if sent else ""
+            self.log.warning("Cut: %s %s after %.1fs%s (worker pid: %s)", method, path, now - started, of_it, self.pid)
         if cut:
             self.leaves_at_once = True
             self.link.worker_end.send("cut", count=len(cut))
 
+    def bytes_sent(self, requests: list[Any]) -> dict[int, int]:
+        """Return, by a request's identity, how many bytes of its answer's body were written, where that is known."""
+        # Nobody has noted the answers: that would cost each request something. They are found once, when it matters.
+        wanted = set(map(id, requests))
+        sent = {}
+        for found in gc.get_objects():
+            # By its type: an isinstance would ask the proxies of the application who they are.
+            is_one = issubclass(type(found), Response) and id(found.req) in wanted
+            # gunicorn does not count what the kernel copies from a file.
+            if is_one and (found.sent or not found.headers_sent):
+                sent[id(found.req)] = int(found.sent)
+        return sent
+
     def init_signals(self) -> None:
         super().init_signals()
-        signal.signal(signal.SIGUSR2, self.handle_usr2)
+        signal.signal(signal.SIGUSR2, self.handle_orphaned)
         signal.siginterrupt(signal.SIGUSR2, False)
 
-    def handle_usr2(self, sig: int, frame: Any) -> None:
+    def handle_orphaned(self, sig: int, frame: Any) -> None:
         """The master has died, or it has told a busy worker to drain.
 
         The latter only concerns the request under way, so it changes nothing here: the link tells the rest."""

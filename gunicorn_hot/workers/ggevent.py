@@ -82,6 +82,7 @@ class _Noted:
 
     if TYPE_CHECKING:
         code: int
+        response_length: int
         close_connection: bool
         response_headers: list[tuple[bytes, bytes]]
 
@@ -203,6 +204,11 @@ class GeventWorker(HotWorker, ggevent.GeventWorker):
             **ssl_args,
         )
         return server
+
+    def bytes_sent(self, requests: list[Any]) -> dict[int, int]:
+        # gevent counts the head, too.
+        noted = {id(handler): handler.response_length for handler in requests if isinstance(handler, _Noted)}
+        return {**super().bytes_sent(requests), **noted}
 
     def _connections(self) -> int:
         return sum(len(server.pool) for server in self._servers)

@@ -29,13 +29,14 @@ def obstacle(worker_class: type[Any], twin: type[Any], stock: type[Any]) -> str 
         if name not in _FREE and (name == "__init__" or not name.startswith("__"))
     }
     for name, value in _overridden(worker_class, stock):
+        is_data = not callable(value) and not hasattr(value, "__get__")
         if name in twin.bypasses:
             return f"it overrides {name}"
         if name not in ours:
             continue
         if not hasattr(stock, name):
             return f"it has a {name} of its own"
-        if not _calls_super(value, name):
+        if not is_data and not _calls_super(value, name):
             return f"its {name} does not call super().{name}"
     return None
 
