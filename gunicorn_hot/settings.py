@@ -100,12 +100,16 @@ class HotCutover(config.Setting):
 class HotPid(config.Setting):
     name = "hot_pid"
     section = SECTION
-    validator = _one_of("follow")
-    default = "follow"
+    validator = _one_of("auto", "follow", "stable")
+    default = "auto"
     desc = """\
         Whose pid the service has after an upgrade.
 
-        ``follow``: the new master's; the pid file is replaced atomically and the old master exits.
+        ``follow``: the new master's; the pid file is replaced atomically and the old master exits. ``stable``: always
+        the same; the first master becomes a small process that passes signals on and ends as the service ends (Linux
+        only). ``auto``: ``stable`` where somebody may be waiting for that pid (PID 1 of a container, systemd,
+        supervisord, runit, s6, a terminal, any living parent), ``follow`` for a daemon or a detached process; the log
+        says why.
         """
 
 

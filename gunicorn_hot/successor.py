@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 from gunicorn_hot import early_output, listeners, private
 from gunicorn_hot.channel import Channel
-from gunicorn_hot.inheritance import CHANNEL_VARIABLE, is_ours
+from gunicorn_hot.inheritance import CHANNEL_VARIABLE, HOLDER_VARIABLE, is_ours
 from gunicorn_hot.processes import in_words
 
 if TYPE_CHECKING:
@@ -44,14 +44,17 @@ class Successor:
         self.output = output
         self.greeted = False
         self.reaped = False
+        #: As `os.waitstatus_to_exitcode` has it, if it was this master that has reaped it.
+        self.exit_code: int | None = None
         self.ready = 0
         self.total = 0
 
     @classmethod
-    def start(cls, server: Arbiter) -> Successor:
+    def start(cls, server: Arbiter, hold: tuple[int, int] | None = None) -> Successor:
         """Fork, and exec in the child. Raises OSError when there can be no child, or none that could serve.
 
-        What goes wrong in the child, before or in its exec, comes over the channel as "failed"."""
+        `hold`: the descriptor of its channel to the holder, and its generation. What goes wrong in the child, before or
+        in its exec, comes over its channel to us as "failed"."""
         if server.cfg.reuse_port:
             raise OSError("reuse_port is not supported: each worker's own socket would die with it")
         if server.systemd:
@@ -65,12 +68,14 @@ class Successor:
         private.register(ours)
         try:
             env = environment(server)
+            if hold is not None:
+                env[HOLDER_VARIABLE] = "{}:{}".format(*hold)
             # A signal that meets the child before its exec would run the parent's handlers there, and be lost.
             mask = signal.pthread_sigmask(signal.SIG_BLOCK, server.SIGNALS)
             try:
                 pid = os.fork()
                 if pid == 0:
-                    _exec(server, theirs, output, env, mask)
+                    _exec(server, theirs, [] if hold is None else [hold[0]], output, env, mask)
             finally:
                 signal.pthread_sigmask(signal.SIG_SETMASK, mask)
         except BaseException:
@@ -100,7 +105,8 @@ class Successor:
         if not pid:
             return None
         self.reaped = True
-        end = in_words(os.waitstatus_to_exitcode(status))
+        self.exit_code = os.waitstatus_to_exitcode(status)
+        end = in_words(self.exit_code)
         lines = self.early_words().split("\n")
         return f"{end}: {lines[-1]}" if lines[-1] else end
 
@@ -114,7 +120,12 @@ class Successor:
 
 
 def _exec(
-    server: Any, channel: Channel, output: early_output.Capture, env: dict[str, str], mask: Iterable[int]
+    server: Any,
+    channel: Channel,
+    inherited: Iterable[int],
+    output: early_output.Capture,
+    env: dict[str, str],
+    mask: Iterable[int],
 ) -> None:
     """Become the new master, in the child of a fork, with `mask` as its signal mask. Never returns."""
     try:
@@ -122,6 +133,8 @@ def _exec(
             signal.signal(number, signal.SIG_DFL)
         signal.pthread_sigmask(signal.SIG_SETMASK, mask)
         channel.set_inheritable()
+        for fd in inherited:
+            os.set_inheritable(fd, True)
         env[CHANNEL_VARIABLE] = str(channel.fileno())
         server.cfg.pre_exec(server)
         if "LISTEN_FDS" in env:
