@@ -622,7 +622,7 @@ class HotArbiter(_Base):
             worker.tmp.notify()
             # A hot predecessor's hot_ready_timeout bounds the boot of this whole generation.
             bounded = self.incoming is not None and self._is_incoming and not self.incoming.stock
-            if not worker.is_ready and limit and now - worker.forked_at > limit and not bounded:
+            if not worker.is_ready and limit and now - worker.link.made_at > limit and not bounded:
                 self.log.critical("Worker not ready in %gs (hot_ready_timeout) (pid:%s)", limit, pid)
                 self.kill_worker(pid, signal.SIGKILL if worker.aborted else signal.SIGABRT)
                 worker.aborted = True
@@ -923,6 +923,8 @@ class HotArbiter(_Base):
     def setup(self, app: Any) -> None:
         # Again on SIGHUP, with the configuration read anew.
         super().setup(app)
+        for line in settings.misspelt(self.cfg):
+            self.log.error("Ignored: %s", line)
         self._use_twin()
         self.outgoing.limits = self._limits()
         if self.held is not None:

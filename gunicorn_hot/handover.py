@@ -505,6 +505,8 @@ class Predecessor(Machine):
         self.then = Then.SERVE
         self.stop_how = "term"
         self.reported = False
+        #: ENDING: its channel has ended, and it was not told to; it may take this long when it is.
+        self.patience: float | None = None
         #: DRAINING: the successor's end is no reason to take back.
         self.alone = False
         #: DRAINING: the deadline has passed, and the workers were told.
@@ -543,6 +545,7 @@ def _give_up_hung(self: Predecessor, now: float, reason: str) -> Actions:
 def _resume_serving(self: Predecessor, now: float) -> Actions:
     """The successor is no more: what now?"""
     self.alone = self.cut = False
+    self.patience = None
     if self.then is Then.STOP:
         self._become(_P.GONE, now)
         return (Stop(self.stop_how),)
@@ -740,13 +743,16 @@ def _failed(self: Predecessor, event: SuccessorFailed, now: float) -> Actions:
 
 @_on(Predecessor, _UPGRADING, SuccessorClosed)
 def _closed(self: Predecessor, event: SuccessorClosed, now: float) -> Actions:
-    reason = f"the channel to the successor broke: {event.error}" if event.error else None
-    booting = self.state is _P.BOOTING
-    actions = _give_up(self, now, reason, _patience(self))
-    if booting and reason is None:
-        # A death under way. How it ends is the reason to report, and a SIGTERM from here would spoil it.
-        return tuple(action for action in actions if not isinstance(action, EndSuccessor))
-    return actions
+    if event.error:
+        return _give_up(self, now, f"the channel to the successor broke: {event.error}", _patience(self))
+    return _await_death(self, now)
+
+
+def _await_death(self: Predecessor, now: float) -> Actions:
+    """The end of the channel is a death under way: how it ends is the reason, which a SIGTERM from here would spoil."""
+    self.patience = _patience(self)
+    *rest, _ = _give_up(self, now, None, min(self.limits.cutover, self.patience))
+    return tuple(rest)
 
 
 @_on(Predecessor, _UPGRADING, SuccessorExited)
@@ -770,6 +776,9 @@ def _ended(self: Predecessor, event: SuccessorExited, now: float) -> Actions:
 
 @_on(Predecessor, [_P.ENDING], Tick)
 def _end_overdue(self: Predecessor, event: Tick, now: float) -> Actions:
+    if self.patience is not None:
+        self.deadline, self.patience = now + self.patience, None
+        return (EndSuccessor(),)
     self.deadline = None
     return (Log("warning", "The successor did not end in time, killing it"), KillSuccessor())
 
@@ -812,7 +821,7 @@ def _take_back(self: Predecessor, event: SuccessorClosed | SuccessorFailed, now:
     if self.alone:
         return ()
     reason = event.reason if isinstance(event, SuccessorFailed) else event.error
-    return _give_up(self, now, reason, _patience(self))
+    return _give_up(self, now, reason, _patience(self)) if reason is not None else _await_death(self, now)
 
 
 @_on(Predecessor, [_P.DRAINING], SuccessorExited)

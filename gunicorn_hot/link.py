@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import mmap
+import time
 from typing import Any, ClassVar
 
 from gunicorn_hot import private
@@ -35,6 +36,8 @@ class Link:
     _unforked: ClassVar[Link | None] = None
 
     def __init__(self) -> None:
+        #: On the monotonic clock; the fork follows at once.
+        self.made_at = time.monotonic()
         self.board = mmap.mmap(-1, _SIZE)
         self.master_end, self.worker_end = Channel.pair()
         # Registered before the fork, so that not even this worker gets the master's end.

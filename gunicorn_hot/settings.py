@@ -216,7 +216,7 @@ def add_to(cfg: config.Config) -> bool:
     """Make our settings known to a configuration that was built without them.
 
     Returns whether that was needed."""
-    missing = [name for name in _OURS if name not in cfg.__dict__["settings"]]
+    missing = [name for name in _OURS if name not in cfg.settings]
     if missing:
         cfg.settings = _Settings(cfg.settings)
         for name in missing:
@@ -254,6 +254,14 @@ def finish_reading(cfg: config.Config) -> None:
                 raise ConfigError(f"Invalid value for {name}: {exc}") from exc
     # The file has been read. Workers look settings up a dozen times for each request: a plain dict again.
     cfg.settings = dict(cfg.settings)
+
+
+def misspelt(cfg: config.Config) -> list[str]:
+    """Return a line for each name in the configuration file that looks like ours and is none.
+
+    For a file that is read again: the service runs, and is not ended for that."""
+    names = [name for name in _namespace(cfg) if name.startswith("hot_") and name not in _OURS]
+    return [_unknown(name) for name in names]
 
 
 def _namespace(cfg: config.Config) -> dict[str, Any]:

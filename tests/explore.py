@@ -288,6 +288,8 @@ class Model:
                         faults.append(Move("reaps its successor and cannot fork", who))
                 else:
                     faults.append(Move("reaps its successor, which has died this moment", who))
+                    if self.is_incoming(child):
+                        faults.append(Move("reaps its successor, which has failed and died this moment", who))
                 if self.bounds.channels_break and not child.up_eof and not child.broken:
                     faults.append(Move("loses the channel to its successor", who))
                     faults.append(Move("is left by its living successor", who))
@@ -785,6 +787,8 @@ class _Run:
         master = self._master(move.who)
         child = self._child(master)
         if child is not None and child.status != "dead":
+            if "failed" in move.name:
+                child.up += ("failed",)
             self.die(master.child)
         self.reap_successor(move.who)
 
@@ -1052,6 +1056,7 @@ _MOVES: dict[str, Any] = {
     "reaps its successor": lambda run, move: run.reap(move.who),
     "reaps its successor and cannot fork": _Run.reap_without_fork,
     "reaps its successor, which has died this moment": _Run.reap_the_just_dead,
+    "reaps its successor, which has failed and died this moment": _Run.reap_the_just_dead,
     "loses the channel to its successor": _Run.channel_breaks,
     "is left by its living successor": _Run.channel_breaks,
     "gets the predecessor's SIGTERM": _Run.predecessors_term,

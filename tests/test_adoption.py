@@ -174,6 +174,17 @@ def test_misspelt_setting(service: Service) -> None:
     assert not (service.folder / "pid").exists()
 
 
+def test_misspelt_setting_at_a_reload(service: Service) -> None:
+    """The service runs by then: it is told of, and not ended for it."""
+    service.configure()
+    service.start()
+    service.configure(hot_drain_timout=3)
+    mark = service.mark()
+    service.signal(signal.SIGHUP)
+    service.wait_log("Ignored: unknown setting 'hot_drain_timout' .*did you mean 'hot_drain_timeout'", after=mark)
+    assert service.ask().status == 200
+
+
 def test_misspelt_setting_known_late(service: Service) -> None:
     service.configure("hot_drian_timeout = 3", hook=WRAPPED_LATE)
     done = service.run()

@@ -129,7 +129,7 @@ def test_who_drains_takes_back_from_a_successor_whose_own_upgrade_has_failed() -
         "! master 1 is killed",
         "master 0 reads its successor",
         "DRAINING -> DRAINING on SuccessorStayed: -",
-        "DRAINING -> ENDING on SuccessorClosed: ResumeWorkers, RestoreOwnership, EndSuccessor",
+        "DRAINING -> ENDING on SuccessorClosed: ResumeWorkers, RestoreOwnership",
         "master 0 reaps its successor",
         "ENDING -> SERVING on SuccessorExited: RestoreOwnership, ReportFailure, Tell(staying)",
     ]

@@ -714,12 +714,32 @@ def test_a_successor_that_dies_while_workers_pause_is_rolled_back() -> None:
         4.1 WorkerPaused(pid=1) -> PAUSING
         4.2 SuccessorClosed(error=None) -> ENDING
             ResumeWorkers()
-            EndSuccessor()
         4.2 SuccessorExited(status='was killed by SIGKILL') -> SERVING
             RestoreOwnership()
             ReportFailure(reason='the successor was killed by SIGKILL')
             tell: staying
         4.3 WorkerPaused(pid=2) -> SERVING
+        """,
+    )
+
+
+def test_a_successor_that_has_closed_its_channel_and_lives_is_ended_after_a_second() -> None:
+    check(
+        predecessor("PROBATION"),
+        """
+        5 SuccessorClosed(error=None) -> ENDING
+            ResumeWorkers()
+        5.9 Tick() -> ENDING
+        6 Tick() -> ENDING
+            EndSuccessor()
+        35.9 Tick() -> ENDING
+        36 Tick() -> ENDING
+            warning: The successor did not end in time, killing it
+            KillSuccessor()
+        36 SuccessorExited(status='was killed by SIGKILL') -> SERVING
+            RestoreOwnership()
+            ReportFailure(reason='the successor was killed by SIGKILL')
+            tell: staying
         """,
     )
 
@@ -745,7 +765,6 @@ def test_a_successor_that_dies_in_probation_is_rolled_back() -> None:
         """
         5 SuccessorClosed(error=None) -> ENDING
             ResumeWorkers()
-            EndSuccessor()
         5 SuccessorExited(status='was killed by SIGKILL') -> SERVING
             RestoreOwnership()
             ReportFailure(reason='the successor was killed by SIGKILL')
@@ -798,7 +817,6 @@ def test_a_successor_that_dies_while_it_commits_is_rolled_back() -> None:
         9.4 SuccessorClosed(error=None) -> ENDING
             ResumeWorkers()
             RestoreOwnership()
-            EndSuccessor()
         9.4 SuccessorExited(status='was killed by SIGKILL') -> SERVING
             RestoreOwnership()
             ReportFailure(reason='the successor was killed by SIGKILL')
@@ -814,7 +832,6 @@ def test_ready_and_death_in_one_loop_is_a_death() -> None:
         """
         4 SuccessorClosed(error=None) -> ENDING
             ResumeWorkers()
-            EndSuccessor()
         4 SuccessorExited(status='was killed by SIGKILL') -> SERVING
             RestoreOwnership()
             ReportFailure(reason='the successor was killed by SIGKILL')
@@ -834,7 +851,6 @@ def test_a_successor_that_dies_while_we_drain_is_taken_back_from() -> None:
         11 SuccessorClosed(error=None) -> ENDING
             ResumeWorkers()
             RestoreOwnership()
-            EndSuccessor()
         11 SuccessorExited(status='was killed by SIGKILL') -> SERVING
             RestoreOwnership()
             ReportFailure(reason='the successor was killed by SIGKILL')
@@ -902,7 +918,6 @@ def test_a_successor_whose_own_upgrade_has_failed_is_taken_back_from_again() -> 
         13 SuccessorClosed(error=None) -> ENDING
             ResumeWorkers()
             RestoreOwnership()
-            EndSuccessor()
         13 SuccessorExited(status='was killed by SIGKILL') -> SERVING
             RestoreOwnership()
             ReportFailure(reason='the successor was killed by SIGKILL')
@@ -951,7 +966,6 @@ def test_last_words_that_say_that_it_stayed_undo_that_it_left() -> None:
         9.4 SuccessorClosed(error=None) -> ENDING
             ResumeWorkers()
             RestoreOwnership()
-            EndSuccessor()
         """,
     )
 
@@ -963,7 +977,6 @@ def test_a_successor_that_is_given_up_cannot_be_helped_by_its_plans() -> None:
         10 SuccessorClosed(error=None) -> ENDING
             ResumeWorkers()
             RestoreOwnership()
-            EndSuccessor()
         10 SuccessorLeft() -> ENDING
         10 SuccessorStayed() -> ENDING
         10 SuccessorExited(status='exited with code 0') -> SERVING

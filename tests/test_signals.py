@@ -11,7 +11,7 @@ import pytest
 from outside import LIGHT, check_sole, exit_status, settle, unnoticed, wait_dead
 from server import Service, is_running, until, wait_gone
 
-#: What the package does and a reader may not expect, or what is a bug that has been reported: the reason.
+#: What the package does and a reader may not expect: the reason.
 KNOWN = {
     "out-of-memory": "workers that are killed while they boot are logged by gunicorn as perhaps out of memory",
     "quick-stop-cuts": "INT and QUIT are gunicorn's quick stop: a successor in the probation cuts what it holds",

@@ -28,6 +28,8 @@ else:
 _REASON_BYTES = 8192
 _PR_SET_PDEATHSIG = 1
 _ORPHAN_GRACE_SECONDS = 2
+#: s; a heartbeat costs a system call, and its master looks for one once a second: more often than this is waste.
+BEAT = 0.01
 #: What an accept says that has found no connection. EINVAL: a successor that had no use for the listener ended it.
 NOBODY_WAITS = (errno.EAGAIN, errno.EWOULDBLOCK, errno.ECONNABORTED, errno.EINVAL)
 
@@ -52,6 +54,21 @@ class HotWorker(_Base):
     if TYPE_CHECKING:
         pid: int  # type: ignore[assignment]
 
+    # What only a few workers ever set, or only a master, is a default of the class. An instance of more than 30
+    # attributes would lose CPython's fast way to all of them, which a request takes some hundred times.
+
+    #: In the master: the worker has said that it is ready.
+    is_ready = False
+    #: In the master: the number of the last pause that it has answered; a busy one answers after its request.
+    answered_pause = 0
+    #: In the master: why it could not boot, in its own words.
+    failure: str | None = None
+    #: Set when it leaves with connections open: a normal exit would wait for the threads that serve them.
+    leaves_at_once = False
+    _has_reported = False
+    #: `max_requests`, while a hold keeps this worker from being recycled.
+    _recycle_at: int | None = None
+
     def __init__(self, *args: Any, **kwargs: Any) -> None:
         # In the master, before the fork.
         super().__init__(*args, **kwargs)
@@ -60,21 +77,9 @@ class HotWorker(_Base):
         self.board = self.link.board
         self.in_flight: set[InFlight] = set()
         self.gate_open = False
-        #: In the master: the worker has said that it is ready; when it was forked, on the monotonic clock.
-        self.is_ready = False
-        #: In the master: the number of the last pause that it has answered; a busy one answers after its request.
-        self.answered_pause = 0
-        #: Why it could not boot, in its own words.
-        self.failure: str | None = None
-        self.forked_at = time.monotonic()
-        #: Set when it leaves with connections open: a normal exit would wait for the threads that serve them.
-        self.leaves_at_once = False
-        self._reading = self._read_again = False
-        self._has_reported = False
         #: Messages read from the link, modulo 256: what SENT says when there is nothing to read.
         self._received = 0
-        #: `max_requests`, while a hold keeps this worker from being recycled.
-        self._recycle_at: int | None = None
+        self._reading = self._read_again = False
 
     # --- booting
 

@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import os
 import select
+import time
 from typing import Any
 
 from gunicorn import util
 from gunicorn.workers.sync import SyncWorker as StockSyncWorker
 
 from gunicorn_hot.link import ACCEPTING
-from gunicorn_hot.workers.base import NOBODY_WAITS, HotWorker
+from gunicorn_hot.workers.base import BEAT, NOBODY_WAITS, HotWorker
 
 
 class SyncWorker(HotWorker, StockSyncWorker):
@@ -24,8 +25,12 @@ class SyncWorker(HotWorker, StockSyncWorker):
             return self.run_for_multiple(timeout)
         (listener,) = self.sockets
         drain = self.drain
+        beat_at = 0.0
         while self.alive and not drain.draining:
-            self.notify()
+            now = time.monotonic()
+            if now >= beat_at:
+                beat_at = now + BEAT
+                self.notify()
             # As gunicorn does: accept until nobody waits, and only then pay for a select.
             # The drain may be among what was read before the accept: then nothing would end a wait.
             if not self._accept_one(listener) and not drain.draining:
