@@ -83,7 +83,7 @@ class HotArbiter(_Base):
         # gunicorn says READY=1 before it has workers; it finds no address to say that to.
         self.manager = Manager(os.environ.pop(Manager.VARIABLE, None))
         self.held = inheritance.held()
-        self.generation = 1 if self.held is None else self.held.generation
+        self.generation = inheritance.generation()
         self.keeper: Keeper | None = None
         self._keeps_pid = False
         #: `pidfile`, while gunicorn must not see it.
@@ -307,13 +307,13 @@ class HotArbiter(_Base):
         hold = None
         try:
             hold = self._hold_successor()
-            self.successor = Successor.start(self, hold)
+            self.successor = Successor.start(self, self.generation + 1, hold)
         except OSError as exc:
             self._events.append(handover.SpawnFailed(str(exc)))
             return
         finally:
             if hold is not None:
-                os.close(hold[0])
+                os.close(hold)
         self.reexec_pid = self.successor.pid
         # A worker recycled by max_requests would come back with the new release.
         self._tell_workers("hold")
@@ -400,19 +400,19 @@ class HotArbiter(_Base):
 
     # --- the service's pid, where it stays
 
-    def _hold_successor(self) -> tuple[int, int] | None:
-        """Return a new descriptor of the channel to the process with the service's pid, and a successor's generation.
+    def _hold_successor(self) -> int | None:
+        """Return a new descriptor, for a successor, of the channel to the process that has the service's pid.
 
         None: the service has its master's pid. Raises OSError."""
         if self.held is not None:
-            return os.dup(self.held.fileno()), self.generation + 1
+            return os.dup(self.held.fileno())
         if self.keeper is None:
             return None
         self._forget_held()
         self.keeper.pidfile = os.path.abspath(self.cfg.pidfile) if self.cfg.pidfile else ""
         fd = self.keeper.open()
         self.wakeup_pipe.watch(self.keeper.fileno(), self._on_held)
-        return fd, self.generation + 1
+        return fd
 
     def _on_held(self) -> None:
         """The channel to the masters that are held by this one is readable, or at its end."""
@@ -436,7 +436,7 @@ class HotArbiter(_Base):
 
     def _announce(self) -> None:
         assert self.held is not None
-        self.held.announce(self.pid, str(self.cfg.proc_name), self.cfg.pidfile)
+        self.held.announce(self.pid, self.generation, str(self.cfg.proc_name), self.cfg.pidfile)
 
     def _stop_service(self, how: str) -> None:
         assert self.keeper is not None

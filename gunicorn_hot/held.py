@@ -11,29 +11,27 @@ from gunicorn_hot import holder
 class Held:
     """Its end of the channel to that process. See `holder` for what is said there."""
 
-    def __init__(self, sock: socket.socket, generation: int) -> None:
+    def __init__(self, sock: socket.socket) -> None:
         sock.setblocking(False)
         self._sock = sock
-        self.generation = generation
 
     @classmethod
-    def inherited(cls, value: str) -> Held:
-        """Adopt the descriptor in "<descriptor>:<generation>". Raises OSError or ValueError when it is not ours."""
-        fd, _, generation = value.partition(":")
-        sock = socket.socket(fileno=int(fd))
+    def inherited(cls, fd: int) -> Held:
+        """Adopt an inherited descriptor, and stop its inheritance. Raises OSError when it is not ours."""
+        sock = socket.socket(fileno=fd)
         if sock.family != socket.AF_UNIX or sock.type != socket.SOCK_SEQPACKET:
             sock.detach()
             raise OSError(f"descriptor {fd} is not the holder's")
         sock.set_inheritable(False)
-        return cls(sock, int(generation))
+        return cls(sock)
 
     def fileno(self) -> int:
         return self._sock.fileno()
 
-    def announce(self, pid: int, name: str, pidfile: str | None) -> None:
+    def announce(self, pid: int, generation: int, name: str, pidfile: str | None) -> None:
         """Say that this master is the service now."""
         path = os.path.abspath(pidfile) if pidfile else ""
-        self._send(f"MASTER={pid}\nGENERATION={self.generation}\nNAME={_line(name)}\nPIDFILE={_line(path)}")
+        self._send(f"MASTER={pid}\nGENERATION={generation}\nNAME={_line(name)}\nPIDFILE={_line(path)}")
 
     def successor_exited(self, pid: int, code: int) -> None:
         self._send(f"EXITED={pid}\nCODE={code}")

@@ -16,8 +16,10 @@ from gunicorn_hot.held import Held
 PREFIX = "GUNICORN_HOT_"
 #: Which descriptor is the new master's end of the channel.
 CHANNEL_VARIABLE = PREFIX + "FD"
-#: "<descriptor>:<generation>": its end of the channel to the process that has the service's pid.
+#: Which descriptor is its end of the channel to the process that has the service's pid, if that is another one.
 HOLDER_VARIABLE = PREFIX + "HOLDER"
+#: How many generations there have been, with this one.
+GENERATION_VARIABLE = PREFIX + "GENERATION"
 
 #: Our variables, once they are claimed.
 variables: dict[str, str] = {}
@@ -36,7 +38,7 @@ def claim(environ: MutableMapping[str, str]) -> None:
     variables.update(found)
     if (value := found.get(HOLDER_VARIABLE)) is not None:
         try:
-            _held = Held.inherited(value)
+            _held = Held.inherited(int(value))
         except (OSError, ValueError) as exc:
             _held = OSError(f"{HOLDER_VARIABLE}={value} is not the channel to a holder: {exc}")
         else:
@@ -68,6 +70,12 @@ def held() -> Held | None:
     if isinstance(_held, OSError):
         raise _held
     return _held
+
+
+def generation() -> int:
+    """Return the number of this generation; the first one is 1."""
+    value = variables.get(GENERATION_VARIABLE, "")
+    return int(value) if value.isdecimal() else 1
 
 
 def is_ours(name: str) -> bool:

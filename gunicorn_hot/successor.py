@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 from gunicorn_hot import early_output, listeners, private
 from gunicorn_hot.channel import Channel
-from gunicorn_hot.inheritance import CHANNEL_VARIABLE, HOLDER_VARIABLE, is_ours
+from gunicorn_hot.inheritance import CHANNEL_VARIABLE, GENERATION_VARIABLE, HOLDER_VARIABLE, is_ours
 from gunicorn_hot.processes import in_words
 
 if TYPE_CHECKING:
@@ -50,11 +50,11 @@ class Successor:
         self.total = 0
 
     @classmethod
-    def start(cls, server: Arbiter, hold: tuple[int, int] | None = None) -> Successor:
+    def start(cls, server: Arbiter, generation: int, hold: int | None) -> Successor:
         """Fork, and exec in the child. Raises OSError when there can be no child, or none that could serve.
 
-        `hold`: the descriptor of its channel to the holder, and its generation. What goes wrong in the child, before or
-        in its exec, comes over its channel to us as "failed"."""
+        `hold`: the descriptor of its channel to the process that has the service's pid, or None. What goes wrong in the
+        child, before or in its exec, comes over its channel to us as "failed"."""
         if server.cfg.reuse_port:
             raise OSError("reuse_port is not supported: each worker's own socket would die with it")
         if server.systemd:
@@ -68,14 +68,15 @@ class Successor:
         private.register(ours)
         try:
             env = environment(server)
+            env[GENERATION_VARIABLE] = str(generation)
             if hold is not None:
-                env[HOLDER_VARIABLE] = "{}:{}".format(*hold)
+                env[HOLDER_VARIABLE] = str(hold)
             # A signal that meets the child before its exec would run the parent's handlers there, and be lost.
             mask = signal.pthread_sigmask(signal.SIG_BLOCK, server.SIGNALS)
             try:
                 pid = os.fork()
                 if pid == 0:
-                    _exec(server, theirs, [] if hold is None else [hold[0]], output, env, mask)
+                    _exec(server, theirs, [] if hold is None else [hold], output, env, mask)
             finally:
                 signal.pthread_sigmask(signal.SIG_SETMASK, mask)
         except BaseException:
