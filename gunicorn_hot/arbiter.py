@@ -123,9 +123,10 @@ class HotArbiter(_Base):
             os.environ.pop("GUNICORN_PID", None)
             stock = self.predecessor.channel is None
             self.incoming = handover.Successor(stock=stock)
-            addresses = inheritance.variables.get(listeners.ADDRESSES_VARIABLE)
-            if (inherited := listeners.inherit(self.cfg, self.log, addresses, os.environ)) is not None:
+            told = inheritance.variables
+            if (inherited := listeners.inherit(self.cfg, self.log, told, os.environ)) is not None:
                 self.LISTENERS, self._unused_listeners = inherited
+                self.systemd = listeners.ACTIVATED_VARIABLE in told
             self._gate_open = self.cfg.hot_cutover == "overlap"
             if self.predecessor.channel is not None:
                 self.wakeup_pipe.watch(self.predecessor.channel.fileno(), self._on_predecessor)

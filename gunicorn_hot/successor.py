@@ -28,11 +28,7 @@ def environment(server: Arbiter) -> dict[str, str]:
     """Return the environment of the new master: the one that this master was started with, and what it inherits."""
     env = {name: value for name, value in server.cfg.env_orig.items() if not is_ours(name)}
     env["GUNICORN_PID"] = str(server.pid)
-    if server.systemd:
-        env["LISTEN_FDS"] = str(len(server.LISTENERS))
-    else:
-        env |= listeners.describe(server.LISTENERS)
-    return env
+    return env | listeners.describe(server.LISTENERS, server.systemd)
 
 
 class Successor:
@@ -55,10 +51,6 @@ class Successor:
 
         `hold`: the descriptor of its channel to the process that has the service's pid, or None. What goes wrong in the
         child, before or in its exec, comes over its channel to us as "failed"."""
-        if server.cfg.reuse_port:
-            raise OSError("reuse_port is not supported: each worker's own socket would die with it")
-        if server.systemd:
-            raise OSError("sockets of systemd (socket activation) are not supported: let gunicorn bind")
         output = early_output.Capture()
         try:
             ours, theirs = Channel.pair()
@@ -138,8 +130,6 @@ def _exec(
             os.set_inheritable(fd, True)
         env[CHANNEL_VARIABLE] = str(channel.fileno())
         server.cfg.pre_exec(server)
-        if "LISTEN_FDS" in env:
-            env["LISTEN_PID"] = str(os.getpid())
         os.chdir(server.START_CTX["cwd"])
         if not server.cfg.hot_leave:
             # A successor that is no gunicorn_hot would never take its standard error back.
