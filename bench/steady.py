@@ -1,8 +1,8 @@
 """What gunicorn_hot costs while nothing is upgraded: throughput and CPU time per request, hot / stock.
 
-Each pair has two fresh servers, of which one has nothing to do while the other is asked; which of them is
-first alternates. Fresh ones, because two processes of the same program differ by a few percent for as
-long as they live, by the layout of their memory and the seed of their hashes.
+Each pair has two fresh servers, which are asked in short turns, one after the other: what else the machine does meets
+both. Fresh ones for each pair, because two processes of the same program differ by a few percent for as long as they
+live, by the layout of their memory and the seed of their hashes.
 """
 
 from __future__ import annotations
@@ -17,8 +17,9 @@ from bench.service import Service
 from bench.tables import Result, spread, verdict
 
 _RATIO = 0.98
+_TURNS = 10             # of each side, in a pair
 _CONNECTIONS = 16
-_WARMUP = 500           # requests
+_WARMUP = 200           # requests
 #: One worker, if nothing else is asked for: with two, they and the load would share the two cores of a small
 #: machine, and the scheduler would decide the throughput.
 _WORKERS = 1
@@ -36,6 +37,7 @@ def run(options: Options, ceiling: Ceiling) -> Result:
         _measure(worker, options, ceiling, result)
     if options.control:
         result.notes.append("A CONTROL: \"hot\" is stock, too. The ratios are the noise.")
+    result.notes.append(f"throughput ratio: of each pair the median of {_TURNS} turns")
     result.notes.append("CPU: user and system time of the master and its workers, / all requests answered")
     return result
 
@@ -52,12 +54,18 @@ def _measure(worker: str, options: Options, ceiling: Ceiling, result: Result) ->
             for service in (hot, stock):
                 service.wait_ready()
             sides = [("hot", hot), ("stock", stock)]
-            for side, service in sides if pair % 2 == 0 else reversed(sides):
-                record[side] = _ask(service, keep, options)
+            turns: dict[str, list[dict[str, Any]]] = {"hot": [], "stock": []}
+            for turn in range(_TURNS):
+                for side, service in sides if (pair + turn) % 2 == 0 else reversed(sides):
+                    turns[side].append(_ask(service, keep, options))
+        for side, parts in turns.items():
+            record[side] = _sum(parts)
+        record["ratio"] = statistics.median(
+            ours["rate"] / theirs["rate"] for ours, theirs in zip(turns["hot"], turns["stock"], strict=True))
         records.append(record)
     result.records += records
     hots, stocks = ([record[side] for record in records] for side in ("hot", "stock"))
-    ratios = [hot["rate"] / stock["rate"] for hot, stock in zip(hots, stocks, strict=True)]
+    ratios = [record["ratio"] for record in records]
     cpu_ratios = [hot["cpu_us"] / stock["cpu_us"] for hot, stock in zip(hots, stocks, strict=True)
                   if stock["cpu_us"]]
     failed = sum(side["failed"] for side in (*hots, *stocks))
@@ -81,13 +89,24 @@ def _service(worker: str, options: Options, hot: bool) -> Service:
 
 
 def _ask(service: Service, keep: bool, options: Options) -> dict[str, Any]:
-    """`rate` in requests/s, `cpu_us` in microseconds per request."""
+    """One turn: `rate` in requests/s, `cpu` in seconds."""
     before = service.cpu_seconds()
-    figures = hammer.run(service.port, keep, _CONNECTIONS, _WARMUP, options.seconds, options.processes)
-    used = service.cpu_seconds() - before
+    figures = hammer.run(
+        service.port, keep, _CONNECTIONS, _WARMUP, options.seconds / _TURNS, options.processes)
     return {
         "rate": figures.rate,
-        "cpu_us": used / figures.requests * 1e6,
+        "cpu": service.cpu_seconds() - before,
         "requests": figures.requests,
         "failed": figures.failed,
+    }
+
+
+def _sum(turns: list[dict[str, Any]]) -> dict[str, Any]:
+    """All turns of one side: `rate` in requests/s, their median; `cpu_us` in microseconds per request."""
+    requests = sum(turn["requests"] for turn in turns)
+    return {
+        "rate": statistics.median(turn["rate"] for turn in turns),
+        "cpu_us": sum(turn["cpu"] for turn in turns) / requests * 1e6,
+        "requests": requests,
+        "failed": sum(turn["failed"] for turn in turns),
     }
