@@ -12,13 +12,13 @@ import queue
 import signal
 import sys
 import time
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from typing import TYPE_CHECKING, Any
 
 from gunicorn import util
 from gunicorn.errors import HaltServer
 
-from gunicorn_hot import early_output, handover, inheritance, listeners, pidfile, private, settings, supervisors
+from gunicorn_hot import early_output, handover, inheritance, listeners, pidfile, private, settings, slots, supervisors
 from gunicorn_hot.handover import PredecessorState, SuccessorState, Then
 from gunicorn_hot.keeper import Keeper
 from gunicorn_hot.link import Link
@@ -118,6 +118,7 @@ class HotArbiter(_Base):
         self._growing = False
         self._last_title = ""
         self._use_twin()
+        self._use_slots()
         if self.predecessor is not None:
             # gunicorn reads it in start(), which is past that; workers and the application need not know.
             os.environ.pop("GUNICORN_PID", None)
@@ -128,10 +129,17 @@ class HotArbiter(_Base):
                 self.LISTENERS, self._unused_listeners = inherited
                 self.systemd = listeners.ACTIVATED_VARIABLE in told
             self._gate_open = self.cfg.hot_cutover == "overlap"
+            if self.uses_slots and not self.LISTENERS:
+                os.environ.pop(listeners.DESCRIPTORS_VARIABLE, None)  # a stock gunicorn left an empty one
             if self.predecessor.channel is not None:
                 self.wakeup_pipe.watch(self.predecessor.channel.fileno(), self._on_predecessor)
             elif (fd := self.predecessor.death()) is not None:
                 self.wakeup_pipe.watch(fd, self._on_stock_predecessor_gone)
+        slots.number(self.LISTENERS)
+        if self.uses_slots and not self.systemd and os.environ.get("LISTEN_PID") != str(os.getpid()):
+            if self.LISTENERS and not slots.all_of(self.LISTENERS):
+                self.log.warning("reuse_port needs a start without a predecessor: its socket was bound without that")
+            self._open_slots(range(self.num_workers))
 
     def _use_twin(self) -> None:
         self.worker_class = twin(self.worker_class)
@@ -141,6 +149,53 @@ class HotArbiter(_Base):
                 "and the old ones are then drained by SIGTERM",
                 self.cfg.worker_class_str,
             )
+
+    def _use_slots(self) -> None:
+        """With reuse_port the sockets are this master's, and not each worker's own to open and to close."""
+        self.uses_slots = bool(self.cfg.reuse_port)
+        # gunicorn's workers would bind, and its master would not.
+        self.cfg.set("reuse_port", False)
+
+    def _open_slots(self, wanted: Iterable[int]) -> None:
+        """Open what these slots lack. They listen when the gate is open: connections must not wait in them for that."""
+        made = []
+        first = not self.LISTENERS
+        try:
+            for address, slot in slots.missing(self.LISTENERS, self.cfg.address, list(wanted)):
+                made.append(slots.bind(self.cfg, self.log, address))
+                made[-1].slot = slot
+        except OSError as exc:
+            for listener in made:
+                listener.close()
+            if not first:
+                self.log.warning("No more sockets for reuse_port: %s", exc)
+            return  # on a first start gunicorn will try to bind, say why it cannot, and exit
+        others = listeners.bind_others(self.cfg, self.log, slots.is_possible) if first and made else []
+        self.LISTENERS = [*self.LISTENERS, *made, *others]
+        if self._gate_open:
+            slots.listen(self.LISTENERS, self.cfg.backlog)
+
+    def _next_slots(self) -> frozenset[int]:
+        """Return the slots of the worker that is about to be forked."""
+        served = dict.fromkeys(slots.all_of(self.LISTENERS), 0)
+        for worker in self.WORKERS.values():
+            for slot in worker.slots & served.keys():
+                served[slot] += 1
+        chosen = slots.share(served, self.num_workers, self.num_workers - len(self.WORKERS))
+        if chosen is None:
+            new = max(served, default=-1) + 1
+            self._open_slots([new])
+            chosen = [new] if new in slots.all_of(self.LISTENERS) else sorted(served)
+        return frozenset(chosen)
+
+    def _end_slots(self) -> None:
+        """Close what nobody serves any more, and nobody will: the operator wants fewer workers."""
+        if not 0 < self.num_workers <= len(self.WORKERS):
+            return
+        unserved = slots.all_of(self.LISTENERS).difference(*(worker.slots for worker in self.WORKERS.values()))
+        for listener in [one for one in self.LISTENERS if slots.of(one) in unserved]:
+            self.LISTENERS.remove(listener)
+            listeners.end(listener)
 
     def _decide_whose_pid(self) -> None:
         if self.held is not None:
@@ -488,6 +543,11 @@ class HotArbiter(_Base):
 
     def spawn_worker(self) -> int:
         name, self.proc_name = self.proc_name, str(self.cfg.proc_name)
+        served = slots.all_of(self.LISTENERS)
+        if served and self.uses_slots:
+            served = self._next_slots()
+        everybodys = self.LISTENERS
+        self.LISTENERS = [one for one in everybodys if slots.of(one) is None or slots.of(one) in served]
         try:
             pid: int = super().spawn_worker()
         except OSError:
@@ -504,8 +564,10 @@ class HotArbiter(_Base):
         finally:
             # gunicorn calls a master that has not taken over "app.2"; its workers will outlive that.
             self.proc_name = name
+            self.LISTENERS = everybodys
         worker = self.WORKERS[pid]
         worker.link.become_master()
+        worker.slots = served
         self.wakeup_pipe.watch(worker.link.master_end.fileno(), lambda: self._on_worker(worker))
         if self._gate_open:
             worker.link.tell("open")
@@ -611,6 +673,7 @@ class HotArbiter(_Base):
 
     def _open_gate(self) -> None:
         self._gate_open = True
+        slots.listen(self.LISTENERS, self.cfg.backlog)
         self._tell_workers("open")
 
     def murder_workers(self) -> None:
@@ -634,6 +697,8 @@ class HotArbiter(_Base):
             self._come_up()
         if self.outgoing.accepting:
             super().manage_workers()
+            if self.uses_slots and not self._is_incoming:
+                self._end_slots()
         elif self._state is PredecessorState.DRAINING and not self.WORKERS:
             # The last one was reaped by somebody else, a hook for example.
             self.feed(handover.AllWorkersGone())
@@ -927,6 +992,7 @@ class HotArbiter(_Base):
         for line in settings.misspelt(self.cfg):
             self.log.error("Ignored: %s", line)
         self._use_twin()
+        self._use_slots()
         self.outgoing.limits = self._limits()
         if self.held is not None:
             self._announce()

@@ -12,7 +12,7 @@ import os
 import select
 import socket
 import sys
-from collections.abc import Mapping, MutableMapping
+from collections.abc import Callable, Mapping, MutableMapping
 from typing import Any
 
 from gunicorn import sock
@@ -157,6 +157,11 @@ def _bind(cfg: Any, log: Any, address: Any) -> list[Any]:
     for listener in made:
         listener.conf = cfg
     return made
+
+
+def bind_others(cfg: Any, log: Any, but: Callable[[Any], bool]) -> list[Any]:
+    """Bind each configured address for which `but` is false. Like gunicorn, exits with 1 when one cannot be bound."""
+    return [made for address in cfg.address if not but(address) for made in _bind(cfg, log, address)]
 
 
 def end(listener: Any) -> None:
