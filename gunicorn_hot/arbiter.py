@@ -964,7 +964,7 @@ class HotArbiter(_Base):
             self.keeper.send(self.keeper.hold.signalled(signal.SIGUSR1))
 
     def handle_hup(self) -> None:
-        self.feed(handover.ReloadRequested())
+        self.feed(handover.UpgradeRequested() if self.cfg.hot_hup else handover.ReloadRequested())
 
     def handle_term(self) -> None:
         self.feed(handover.StopRequested("term"))

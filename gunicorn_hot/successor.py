@@ -134,7 +134,10 @@ def _exec(
         if not server.cfg.hot_leave:
             # A successor that is no gunicorn_hot would never take its standard error back.
             env[early_output.VARIABLE] = output.redirect()
-        os.execvpe(server.START_CTX[0], server.START_CTX["args"], env)
+        argv = server.cfg.hot_exec
+        if argv is None:
+            os.execvpe(server.START_CTX[0], server.START_CTX["args"], env)
+        os.execvpe(argv[0], argv, env)
     except BaseException as exc:
         channel.send("failed", reason=f"{type(exc).__name__}: {exc}")
     finally:
