@@ -461,7 +461,7 @@ class _Connection:
         """Closes the connection. Does not wait for the server."""
         self._writer.close()
         if self._tls:
-            self._writer.transport.abort()      # our goodbye is sent; theirs is not waited for
+            self._abort()       # our goodbye is sent; theirs is not waited for
         try:
             await self._writer.wait_closed()
         except OSError:
@@ -469,7 +469,13 @@ class _Connection:
 
     def _expire(self) -> None:
         self._expired = True
-        self._writer.transport.abort()
+        self._abort()
+
+    def _abort(self) -> None:
+        try:
+            self._writer.transport.abort()
+        except AttributeError:
+            pass        # Python 3.11.2 says so of TLS that has ended
 
     def _broken(self) -> str:
         if self._expired:
