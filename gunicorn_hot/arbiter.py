@@ -12,18 +12,33 @@ import queue
 import signal
 import sys
 import time
+from collections.abc import Iterable, Iterator
 from typing import TYPE_CHECKING, Any
 
 from gunicorn import util
 from gunicorn.errors import HaltServer
 
-from gunicorn_hot import early_output, handover, holds, inheritance, listeners, pace, pidfile, private, settings
-from gunicorn_hot.handover import PredecessorState, SuccessorState
+from gunicorn_hot import (
+    early_output,
+    handover,
+    holds,
+    inheritance,
+    listeners,
+    pace,
+    pidfile,
+    private,
+    settings,
+    slots,
+    supervisors,
+)
+from gunicorn_hot.handover import PredecessorState, SuccessorState, Then
+from gunicorn_hot.keeper import Keeper
 from gunicorn_hot.link import Link
 from gunicorn_hot.predecessor import Predecessor
 from gunicorn_hot.processes import EXITED_NORMALLY, ended, is_reaped
 from gunicorn_hot.protocol import Message
 from gunicorn_hot.successor import Successor, command
+from gunicorn_hot.systemd import Manager, Phase
 from gunicorn_hot.wakeup import Wakeup
 from gunicorn_hot.workers import base as workers_base
 from gunicorn_hot.workers import twin
@@ -77,6 +92,18 @@ class HotArbiter(_Base):
         self.START_CTX["cwd"] = self.cfg.settings["chdir"].default
         self.predecessor = Predecessor.of_this_process(self.master_pid)
         self.successor: Successor | None = None
+        # gunicorn says READY=1 before it has workers; it finds no address to say that to.
+        self.manager = Manager(os.environ.pop(Manager.VARIABLE, None))
+        self.held = inheritance.held()
+        self.generation = inheritance.generation()
+        self.keeper: Keeper | None = None
+        self._keeps_pid = False
+        #: `pidfile`, while gunicorn must not see it.
+        self._pidfile_setting: str | None = None
+        #: Whom a successor that has left has left the service to.
+        self._heir = 0
+        self._has_served = False
+        self._decide_whose_pid()
         self.outgoing = handover.Predecessor(self._limits())
         self.incoming: handover.Successor | None = None
         self.wakeup_pipe = Wakeup()
@@ -84,6 +111,8 @@ class HotArbiter(_Base):
         self._feeding = False
         self._stopping = False
         self._cut = 0
+        #: Why the last upgrade has failed; empty if it has not.
+        self._failure = ""
         #: Pauses ordered so far: an answer to an earlier one counts for nothing.
         self._pauses = 0
         self._since = time.monotonic()
@@ -106,6 +135,7 @@ class HotArbiter(_Base):
         self._growing = False
         self._last_title = ""
         self._use_twin()
+        self._use_slots()
         # With preload_app the application may hold us: it was loaded before this.
         holds.wake_with(self.wakeup_pipe.wake)
         if self.predecessor is not None:
@@ -113,14 +143,22 @@ class HotArbiter(_Base):
             os.environ.pop("GUNICORN_PID", None)
             stock = self.predecessor.channel is None
             self.incoming = handover.Successor(stock=stock)
-            addresses = inheritance.variables.get(listeners.ADDRESSES_VARIABLE)
-            if (inherited := listeners.inherit(self.cfg, self.log, addresses, os.environ)) is not None:
+            told = inheritance.variables
+            if (inherited := listeners.inherit(self.cfg, self.log, told, os.environ)) is not None:
                 self.LISTENERS, self._unused_listeners = inherited
+                self.systemd = listeners.ACTIVATED_VARIABLE in told
             self._gate_open = self.cfg.hot_cutover == "overlap"
+            if self.uses_slots and not self.LISTENERS:
+                os.environ.pop(listeners.DESCRIPTORS_VARIABLE, None)  # a stock gunicorn left an empty one
             if self.predecessor.channel is not None:
                 self.wakeup_pipe.watch(self.predecessor.channel.fileno(), self._on_predecessor)
             elif (fd := self.predecessor.death()) is not None:
                 self.wakeup_pipe.watch(fd, self._on_stock_predecessor_gone)
+        slots.number(self.LISTENERS)
+        if self.uses_slots and not self.systemd and os.environ.get("LISTEN_PID") != str(os.getpid()):
+            if self.LISTENERS and not slots.all_of(self.LISTENERS):
+                self.log.warning("reuse_port needs a start without a predecessor: its socket was bound without that")
+            self._open_slots(range(self.num_workers))
 
     def _use_twin(self) -> None:
         self.worker_class = twin(self.worker_class)
@@ -132,9 +170,72 @@ class HotArbiter(_Base):
                 self.worker_class.why_not,
             )
 
+    def _use_slots(self) -> None:
+        """With reuse_port the sockets are this master's, and not each worker's own to open and to close."""
+        self.uses_slots = bool(self.cfg.reuse_port)
+        # gunicorn's workers would bind, and its master would not.
+        self.cfg.set("reuse_port", False)
+
+    def _open_slots(self, wanted: Iterable[int]) -> None:
+        """Open what these slots lack. They listen when the gate is open: connections must not wait in them for that."""
+        made = []
+        first = not self.LISTENERS
+        try:
+            for address, slot in slots.missing(self.LISTENERS, self.cfg.address, list(wanted)):
+                made.append(slots.bind(self.cfg, self.log, address))
+                made[-1].slot = slot
+        except OSError as exc:
+            for listener in made:
+                listener.close()
+            if not first:
+                self.log.warning("No more sockets for reuse_port: %s", exc)
+            return  # on a first start gunicorn will try to bind, say why it cannot, and exit
+        others = listeners.bind_others(self.cfg, self.log, slots.is_possible) if first and made else []
+        self.LISTENERS = [*self.LISTENERS, *made, *others]
+        if self._gate_open:
+            slots.listen(self.LISTENERS, self.cfg.backlog)
+
+    def _next_slots(self) -> frozenset[int]:
+        """Return the slots of the worker that is about to be forked."""
+        served = dict.fromkeys(slots.all_of(self.LISTENERS), 0)
+        for worker in self.WORKERS.values():
+            for slot in worker.slots & served.keys():
+                served[slot] += 1
+        chosen = slots.share(served, self.num_workers, self.num_workers - len(self.WORKERS))
+        if chosen is None:
+            new = max(served, default=-1) + 1
+            self._open_slots([new])
+            chosen = [new] if new in slots.all_of(self.LISTENERS) else sorted(served)
+        return frozenset(chosen)
+
+    def _end_slots(self) -> None:
+        """Close what nobody serves any more, and nobody will: the operator wants fewer workers."""
+        if not 0 < self.num_workers <= len(self.WORKERS):
+            return
+        unserved = slots.all_of(self.LISTENERS).difference(*(worker.slots for worker in self.WORKERS.values()))
+        for listener in [one for one in self.LISTENERS if slots.of(one) in unserved]:
+            self.LISTENERS.remove(listener)
+            listeners.end(listener)
+
+    def _decide_whose_pid(self) -> None:
+        if self.held is not None:
+            return  # by the first master
+        facts = supervisors.Facts.of_this_process(self.cfg, self.master_pid)
+        keeps, reason = supervisors.decide(self.cfg.hot_pid, facts)
+        self.log.info("hot_pid: %s, %s", "stable" if keeps else "follow", reason)
+        if keeps:
+            self.keeper = Keeper(self.cfg.hot_ready_timeout, self.manager.send)
+            if self.cfg.hot_leave:
+                self.log.warning("hot_leave has no effect: whoever watches this pid would miss the service")
+
     def _come_up(self) -> None:
         """gunicorn's start() is behind us: there are sockets, and whoever waits for this master can be told so."""
         self._is_up = True
+        if self.manager.address is not None:
+            # Workers and the application may have something to say themselves.
+            os.environ[Manager.VARIABLE] = self.manager.address
+        if self.held is not None:
+            self.wakeup_pipe.watch(self.held.fileno(), self._on_holder)
         early_output.release(inheritance.variables)
         self._tell("hello", pid=self.pid)
 
@@ -144,7 +245,8 @@ class HotArbiter(_Base):
             ready=cfg.hot_ready_timeout,
             probation=cfg.hot_probation,
             drain=settings.drain_timeout(cfg),
-            leave=cfg.hot_leave,
+            leave=cfg.hot_leave and self.keeper is None and self.held is None,
+            keeps_pid=self.keeper is not None,
         )
 
     # --- the two machines
@@ -163,7 +265,7 @@ class HotArbiter(_Base):
         finally:
             self._feeding = False
             self._events.clear()
-        self._retitle()
+        self._show()
 
     def _step(self, event: handover.Event) -> None:
         machine: handover.Machine = self.outgoing
@@ -246,6 +348,10 @@ class HotArbiter(_Base):
                 getattr(super(), f"handle_{how}")()
             case handover.ReportDone():
                 self._report_done()
+            case handover.StopService(how):
+                self._stop_service(how)
+            case handover.KeepPid():
+                self._keeps_pid = True
             case handover.Leave():
                 raise StopIteration
             case _:
@@ -262,20 +368,28 @@ class HotArbiter(_Base):
                     fields = {"ready": ready, "total": total}
                 elif type == "committed":
                     fields = {"unused": self._unused_listeners}
+                elif type == "leaving" and self.successor is not None:
+                    fields = {"successor": self.successor.pid}
                 self.predecessor.channel.send(type, **fields)
         elif self.successor is not None:
             self.successor.channel.send(type, **fields)
 
     def _start_successor(self) -> None:
         self._since = time.monotonic()
+        self._failure = ""
         if self.cfg.pidfile is not None:
             # Ours, if it could not be removed at our commit; the successor would take it for another service's.
             _try(self.log, pidfile.remove, self.cfg.pidfile + ".2", self.pid)
+        hold = None
         try:
-            self.successor = Successor.start(self)
+            hold = self._hold_successor()
+            self.successor = Successor.start(self, self.generation + 1, hold)
         except OSError as exc:
             self._events.append(handover.SpawnFailed(str(exc)))
             return
+        finally:
+            if hold is not None:
+                os.close(hold)
         self.reexec_pid = self.successor.pid
         # A worker recycled by max_requests would come back with the new release.
         self._tell_workers("hold")
@@ -316,7 +430,7 @@ class HotArbiter(_Base):
             successor.ready, successor.total = int(fields["ready"]), int(fields["total"])
             if self._state is PredecessorState.BOOTING:
                 self.log.info("Upgrade: %s of %s workers ready", successor.ready, successor.total)
-                self._retitle()
+                self._show()
         elif message.type == "waiting":
             self.feed(handover.SuccessorWaits(str(fields["what"])))
         elif message.type == "ready":
@@ -330,6 +444,7 @@ class HotArbiter(_Base):
         elif message.type == "failed":
             self.feed(handover.SuccessorFailed(str(fields.get("reason", "for a reason that it did not say"))))
         elif message.type == "leaving":
+            self._heir = int(fields.get("successor", 0))
             self.feed(handover.SuccessorLeft())
         elif message.type == "staying":
             self.feed(handover.SuccessorStayed())
@@ -360,6 +475,62 @@ class HotArbiter(_Base):
         self.wakeup_pipe.forget(fd)
         private.forget(self.predecessor)
         self.feed(handover.PredecessorClosed())
+
+    # --- the service's pid, where it stays
+
+    def _hold_successor(self) -> int | None:
+        """Return a new descriptor, for a successor, of the channel to the process that has the service's pid.
+
+        None: the service has its master's pid. Raises OSError."""
+        if self.held is not None:
+            return os.dup(self.held.fileno())
+        if self.keeper is None:
+            return None
+        self._forget_held()
+        self.keeper.pidfile = os.path.abspath(self.cfg.pidfile) if self.cfg.pidfile else ""
+        fd = self.keeper.open()
+        self.wakeup_pipe.watch(self.keeper.fileno(), self._on_held)
+        return fd
+
+    def _on_held(self) -> None:
+        """The channel to the masters that are held by this one is readable, or at its end."""
+        assert self.keeper is not None
+        if not self.keeper.receive(time.monotonic()):
+            self.wakeup_pipe.forget(self.keeper.fileno())
+
+    def _forget_held(self) -> None:
+        """What such a master says is of no interest any more."""
+        if self.keeper is not None and self.keeper.is_open:
+            self.wakeup_pipe.forget(self.keeper.fileno())
+            self.keeper.hold.masters.clear()
+
+    def _on_holder(self) -> None:
+        """The channel to the holder is at its end."""
+        assert self.held is not None
+        if self.held.has_ended():
+            self.wakeup_pipe.forget(self.held.fileno())
+            self.log.warning("The process that had the service's pid is gone, stopping")
+            self.feed(handover.StopRequested("term"))
+
+    def _announce(self) -> None:
+        assert self.held is not None
+        self.held.announce(self.pid, self.generation, str(self.cfg.proc_name), self.cfg.pidfile)
+
+    def _stop_service(self, how: str) -> None:
+        assert self.keeper is not None
+        if self.keeper.is_open:
+            self._on_held()
+        self.manager.tell(Phase.STOPPING, "Stopping", time.monotonic())
+        self.keeper.send(self.keeper.hold.signalled(getattr(signal, f"SIG{how.upper()}")))
+
+    def _become_holder(self) -> None:
+        """Go on as another program, with this pid; never returns."""
+        assert self.keeper is not None
+        self.log.info(
+            "Upgrade: this process only keeps the service's pid from now on, for master with pid: %s",
+            self.keeper.hold.master,
+        )
+        self.keeper.become_holder(self.log, self.SIG_QUEUE)
 
     def _end_listeners(self, indices: list[int]) -> None:
         """The committed successor has no use for these; whoever connects to them should be refused, and not wait."""
@@ -395,6 +566,11 @@ class HotArbiter(_Base):
     def spawn_worker(self) -> int:
         name, self.proc_name = self.proc_name, str(self.cfg.proc_name)
         workers_base.HotWorker.loads_beside_others = self._is_incoming and self._boot_limit() > 0
+        served = slots.all_of(self.LISTENERS)
+        if served and self.uses_slots:
+            served = self._next_slots()
+        everybodys = self.LISTENERS
+        self.LISTENERS = [one for one in everybodys if slots.of(one) is None or slots.of(one) in served]
         try:
             pid: int = super().spawn_worker()
         except OSError:
@@ -411,8 +587,10 @@ class HotArbiter(_Base):
         finally:
             # gunicorn calls a master that has not taken over "app.2"; its workers will outlive that.
             self.proc_name = name
+            self.LISTENERS = everybodys
         worker = self.WORKERS[pid]
         worker.link.become_master()
+        worker.slots = served
         self.wakeup_pipe.watch(worker.link.master_end.fileno(), lambda: self._on_worker(worker))
         if self._gate_open:
             worker.link.tell("open")
@@ -524,6 +702,8 @@ class HotArbiter(_Base):
     def _count_workers(self) -> None:
         if self._is_incoming:
             self.feed(handover.WorkersCounted(*self._counts()))
+        elif not self._has_served:
+            self._show()
 
     def _tell_workers(self, type: str, **fields: Any) -> None:
         for worker in self.WORKERS.values():
@@ -576,6 +756,7 @@ class HotArbiter(_Base):
 
     def _open_gate(self) -> None:
         self._gate_open = True
+        slots.listen(self.LISTENERS, self.cfg.backlog)
         self._tell_workers("open")
 
     def murder_workers(self) -> None:
@@ -598,6 +779,8 @@ class HotArbiter(_Base):
             self._come_up()
         if self.outgoing.accepting:
             super().manage_workers()
+            if self.uses_slots and not self._is_incoming:
+                self._end_slots()
         elif self._state is PredecessorState.DRAINING and not self.WORKERS:
             # The last one was reaped by somebody else, a hook for example.
             self.feed(handover.AllWorkersGone())
@@ -606,6 +789,8 @@ class HotArbiter(_Base):
         # What the dead have said comes before that they are dead.
         self._read_links()
         self._reap_successor()
+        if self.keeper is not None:
+            self.keeper.reap(time.monotonic())
         before = dict(self.WORKERS)
         ends = {pid: ended(pid) for pid in before}
         try:
@@ -633,6 +818,12 @@ class HotArbiter(_Base):
         if not successor.channel.closed:
             # Its last words may have come since the channel was read.
             self._on_successor()
+        if successor.exit_code is not None:
+            if self.keeper is not None and self.keeper.is_open:
+                self._on_held()
+                self.keeper.hold.exited(successor.pid, successor.exit_code, time.monotonic())
+            elif self.held is not None and self._handed_over:
+                self.held.successor_exited(successor.pid, successor.exit_code)
         if words := successor.early_words():
             self.log.error("Upgrade: the successor has written:\n%s", words)
         self._forget_successor()
@@ -691,14 +882,23 @@ class HotArbiter(_Base):
         self.master_pid = 0
         self.master_name = "Master"
         self.proc_name = str(self.cfg.proc_name)
-        if self.pidfile is not None:
+        if self.held is not None:
+            # The file names the holder, and is the holder's to write.
+            self._announce()
+        elif self.pidfile is not None:
             self.pidfile.fname = self.cfg.pidfile
             _try(self.log, pidfile.replace, self.cfg.pidfile, self.pid)
+        if self.pidfile is not None:
             _try(self.log, pidfile.remove, self.cfg.pidfile + ".2", self.pid)
+        if self.held is not None:
+            self.pidfile = None
         self._start_control_server()
 
     def _restore_ownership(self) -> None:
         self._handed_over = False
+        self._forget_held()
+        if self.held is not None:
+            self._announce()
         if self.pidfile is not None and pidfile.read(str(self.pidfile.fname)) != self.pid:
             _try(self.log, pidfile.replace, str(self.pidfile.fname), self.pid)
         if self._control_server is None:
@@ -734,6 +934,7 @@ class HotArbiter(_Base):
 
     def _report_failure(self, reason: str) -> None:
         self.log.error("Upgrade failed: %s", reason)
+        self._failure = reason.strip().split("\n")[-1]
         self._call_hook("on_upgrade_failed", self, reason)
 
     def _call_hook(self, name: str, *args: Any) -> None:
@@ -750,6 +951,43 @@ class HotArbiter(_Base):
         self._read_links()
         self._reap_successor()
         self._events.append(handover.DoneReported())
+
+    def _show(self) -> None:
+        """Let the process's title and the service manager tell what happens."""
+        self._retitle()
+        if (seen := self._phase()) is not None:
+            self.manager.tell(*seen, time.monotonic(), self.held)
+
+    def _phase(self) -> tuple[Phase, str] | None:
+        """Return what the service manager should know; None: it is not this master's turn to speak."""
+        if self._is_incoming:
+            return None
+        state = self._state
+        if state is PredecessorState.DRAINING:
+            if self.keeper is not None or self.held is not None:
+                return None  # the successor does, through the holder
+            pid = self.successor.pid if self.successor else "?"
+            return Phase.READY, f"Serving, by master {pid}; the old one is draining"
+        if state is PredecessorState.GONE:
+            return None
+        if state is PredecessorState.SERVING:
+            if self.held is None and self.predecessor is not None and not self._predecessor_left:
+                return None  # the manager listens to its main process alone
+            if not self._has_served:
+                ready, total = self._counts()
+                if ready < total:
+                    return Phase.STARTING, f"Starting: {ready} of {total} workers ready"
+                self._has_served = True
+            failed = f"; upgrade failed: {self._failure}" if self._failure else ""
+            return Phase.READY, f"Serving, generation {self.generation}{failed}"
+        if state is PredecessorState.ENDING:
+            if self.outgoing.then is Then.STOP:
+                return Phase.STOPPING, "Stopping"
+            return Phase.RELOADING, f"Upgrade failed: {self._failure}" if self._failure else "Upgrading again"
+        if state is PredecessorState.BOOTING:
+            ready, total = (self.successor.ready, self.successor.total) if self.successor else (0, 0)
+            return Phase.RELOADING, f"Upgrading: {ready} of {total or '?'} workers ready"
+        return Phase.RELOADING, f"Upgrading: {state.value}"
 
     def _retitle(self) -> None:
         name = self.cfg.proc_name
@@ -779,7 +1017,9 @@ class HotArbiter(_Base):
         super().wakeup()
         self.wakeup_pipe.wake()
 
-    def wait_for_signals(self, timeout: float | None = 1.0) -> list[int]:
+    def wait_for_signals(self, timeout: float | None = 1.0) -> Iterator[int]:  # type: ignore[override]
+        """Wait, and return the signals that have come, each to be taken only when its turn is: the holder gets what a
+        master that leaves has not looked at."""
         timeout = 1.0 if timeout is None else timeout
         machine: handover.Machine = self.outgoing
         if machine.deadline is not None:
@@ -789,20 +1029,28 @@ class HotArbiter(_Base):
         # Also with a signal at hand: what the peer has said before it must not be judged after a deadline or a SIGTERM.
         self.wakeup_pipe.wait(timeout if self.SIG_QUEUE.empty() else 0)
         self.feed(handover.Tick())
-        signals: list[int] = []
+        return self._queued_signals()
+
+    def _queued_signals(self) -> Iterator[int]:
         while True:
             try:
                 sig = self.SIG_QUEUE.get_nowait()
             except queue.Empty:
-                return signals
+                return
             if sig != self.WAKEUP_REQUEST:
-                signals.append(sig)
+                yield sig
 
     def reexec(self) -> None:
         self.feed(handover.UpgradeRequested())
 
+    def handle_usr1(self) -> None:
+        super().handle_usr1()
+        if self.keeper is not None and self._handed_over:
+            # Whoever rotates logs knows this pid alone.
+            self.keeper.send(self.keeper.hold.signalled(signal.SIGUSR1))
+
     def handle_hup(self) -> None:
-        self.feed(handover.ReloadRequested())
+        self.feed(handover.UpgradeRequested() if self.cfg.hot_hup else handover.ReloadRequested())
 
     def handle_term(self) -> None:
         self.feed(handover.StopRequested("term"))
@@ -830,15 +1078,30 @@ class HotArbiter(_Base):
         for line in settings.misspelt(self.cfg):
             self.log.error("Ignored: %s", line)
         self._use_twin()
+        self._use_slots()
         self.outgoing.limits = self._limits()
+        if self.held is not None:
+            self._announce()
+            # gunicorn's reload would write this master's pid into the file that names the holder.
+            self._pidfile_setting = self.cfg.pidfile
+            self.cfg.set("pidfile", None)
+
+    def reload(self) -> None:
+        try:
+            super().reload()
+        finally:
+            if self._pidfile_setting is not None:
+                self.cfg.set("pidfile", self._pidfile_setting)
+                self._pidfile_setting = None
 
     def stop(self, graceful: bool = True) -> None:
         self._stopping = True
         if self._is_incoming:
             # Nobody is served here, or the predecessor's workers are waiting to serve them.
             graceful = graceful and self._gate_open
-        beside_predecessor = self.predecessor is not None and self.predecessor.is_parent
-        if self._is_incoming or self._handed_over or beside_predecessor:
+        elif not self._handed_over and self.held is None:
+            self.manager.tell(Phase.STOPPING, "Stopping", time.monotonic())
+        if self._is_incoming or self._handed_over or not self._predecessor_left:
             self._close_listeners()
         self._read_links()
         for worker in list(self.WORKERS.values()):
@@ -847,6 +1110,16 @@ class HotArbiter(_Base):
                 # it loads the application: gunicorn would wait for it as long as for requests.
                 self.kill_worker(worker.pid, signal.SIGKILL)
         super().stop(graceful)
+
+    @property
+    def _predecessor_left(self) -> bool:
+        """Whether nobody is left who could take back. Its process may have become the holder."""
+        predecessor = self.predecessor
+        if predecessor is None:
+            return True
+        if predecessor.channel is None:
+            return not predecessor.is_parent
+        return predecessor.channel.closed
 
     def _close_listeners(self) -> None:
         """Close our copies; the socket files are the other generation's too."""
@@ -861,7 +1134,26 @@ class HotArbiter(_Base):
             self._tell("failed", reason=reason or f"halted with status {exit_status}")
         elif not self._is_incoming:
             self._tell("leaving")
-        super().halt(reason, exit_status)
+        if self._keeps_pid:
+            self.pidfile = None  # it stays
+        try:
+            super().halt(reason, exit_status)
+        except Exception:
+            if self._keeps_pid:
+                self.log.exception("Exception while leaving")
+                self._become_holder()
+            raise
+        except SystemExit:
+            if self._keeps_pid:
+                self._become_holder()
+            elif self._handed_over and self.held is None and (heir := self._heir_pid()):
+                # As late as possible: a main process that is announced and then dies is missed for seconds.
+                self.manager.send(f"MAINPID={heir}")
+            raise
+
+    def _heir_pid(self) -> int:
+        """Return the pid of the master that this one leaves the service to."""
+        return self._heir if self.successor is None else self.successor.pid
 
 
 def _try(log: Any, function: Any, *args: Any) -> None:

@@ -331,6 +331,18 @@ class ReportDone(Action):
 
 
 @dataclass(frozen=True)
+class StopService(Action):
+    """Let whoever is the service now be stopped too, by this signal: term, int or quit."""
+
+    how: str
+
+
+@dataclass(frozen=True)
+class KeepPid(Action):
+    """When this master would exit, become the holder of the service's pid instead."""
+
+
+@dataclass(frozen=True)
 class Leave(Action):
     """The upgrade is complete: exit with 0."""
 
@@ -447,6 +459,8 @@ class Limits:
     drain: float = 30.0
     #: What to do with a successor that is no gunicorn_hot: leave the service to it, or end it.
     leave: bool = False
+    #: This master's pid is the service's, and stays that.
+    keeps_pid: bool = False
     #: For a worker to say that it is paused, and for the successor to say that its gate is open. Clients wait.
     cutover: float = 1.0
     #: For the successor to say that it has committed. Nobody waits: its workers serve.
@@ -592,9 +606,13 @@ def _stop(self: Predecessor, event: StopRequested, now: float) -> Actions:
 
 @_on(Predecessor, [_P.DRAINING], StopRequested)
 def _stop_draining(self: Predecessor, event: StopRequested, now: float) -> Actions:
-    # The successor is the service now; only what this master still holds ends early.
     self._become(_P.GONE, now)
-    return (Log("info", "Drain ended early"), Stop(event.how))
+    ended = Log("info", "Drain ended early")
+    if self.limits.keeps_pid:
+        # Whoever signals this pid means the service.
+        return (ended, StopService(event.how), KeepPid(), Stop(event.how))
+    # The successor is the service now; only what this master still holds ends early.
+    return (ended, Stop(event.how))
 
 
 @_on(Predecessor, _UPGRADING, StopRequested)
@@ -843,7 +861,7 @@ def _drained(self: Predecessor, event: AllWorkersGone, now: float) -> Actions:
 @_on(Predecessor, [_P.DRAINING], DoneReported)
 def _done(self: Predecessor, event: DoneReported, now: float) -> Actions:
     self._become(_P.GONE, now)
-    return (Leave(),)
+    return (KeepPid(), Leave()) if self.limits.keeps_pid else (Leave(),)
 
 
 @_on(Predecessor, [_P.DRAINING], Tick)

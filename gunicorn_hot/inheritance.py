@@ -10,26 +10,39 @@ from collections.abc import MutableMapping
 
 from gunicorn_hot import private
 from gunicorn_hot.channel import Channel
+from gunicorn_hot.held import Held
 
 #: Whatever begins so is ours, also what a later version of this package has added.
 PREFIX = "GUNICORN_HOT_"
 #: Which descriptor is the new master's end of the channel.
 CHANNEL_VARIABLE = PREFIX + "FD"
+#: Which descriptor is its end of the channel to the process that has the service's pid, if that is another one.
+HOLDER_VARIABLE = PREFIX + "HOLDER"
+#: How many generations there have been, with this one.
+GENERATION_VARIABLE = PREFIX + "GENERATION"
 
 #: Our variables, once they are claimed.
 variables: dict[str, str] = {}
 _channel: Channel | OSError | None = None
+_held: Held | OSError | None = None
 
 
 def claim(environ: MutableMapping[str, str]) -> None:
     """Take our variables out of `environ`, and the channel from every process forked or executed from now on.
 
     Without a predecessor they mean nothing, and are only taken away. May be called again."""
-    global _channel
+    global _channel, _held
     found = {name: environ.pop(name) for name in list(environ) if name.startswith(PREFIX)}
     if not found or "GUNICORN_PID" not in environ:
         return
     variables.update(found)
+    if (value := found.get(HOLDER_VARIABLE)) is not None:
+        try:
+            _held = Held.inherited(int(value))
+        except (OSError, ValueError) as exc:
+            _held = OSError(f"{HOLDER_VARIABLE}={value} is not the channel to a holder: {exc}")
+        else:
+            private.register(_held)
     fd = found.get(CHANNEL_VARIABLE)
     if fd is None:
         return
@@ -48,6 +61,21 @@ def channel() -> Channel | None:
     if isinstance(_channel, OSError):
         raise _channel
     return _channel
+
+
+def held() -> Held | None:
+    """Return the channel to the process that has the service's pid, or None if no other process has it.
+
+    Raises OSError when the environment named one that is none."""
+    if isinstance(_held, OSError):
+        raise _held
+    return _held
+
+
+def generation() -> int:
+    """Return the number of this generation; the first one is 1."""
+    value = variables.get(GENERATION_VARIABLE, "")
+    return int(value) if value.isdecimal() else 1
 
 
 def is_ours(name: str) -> bool:

@@ -12,23 +12,28 @@ import os
 import select
 import socket
 import sys
-from collections.abc import MutableMapping
+from collections.abc import Callable, Mapping, MutableMapping
 from typing import Any
 
 from gunicorn import sock
 
 #: The addresses of the descriptors in GUNICORN_FD, as the old configuration names them; a JSON list.
 ADDRESSES_VARIABLE = "GUNICORN_HOT_BIND"
+#: Set when the listeners are the service manager's (socket activation), and not this service's to choose or to end.
+ACTIVATED_VARIABLE = "GUNICORN_HOT_ACTIVATED"
 #: gunicorn's own, for the listening sockets that a re-executed master inherits.
 DESCRIPTORS_VARIABLE = "GUNICORN_FD"
 
 
-def describe(listeners: list[Any]) -> dict[str, str]:
-    """Return the variables that tell a successor of these listeners."""
-    return {
+def describe(listeners: list[Any], activated: bool = False) -> dict[str, str]:
+    """Return the variables that tell a successor of these listeners; `activated`: the service manager's."""
+    variables = {
         DESCRIPTORS_VARIABLE: ",".join(str(listener.fileno()) for listener in listeners),
         ADDRESSES_VARIABLE: json.dumps([_text(listener.cfg_addr) for listener in listeners]),
     }
+    if activated:
+        variables[ACTIVATED_VARIABLE] = "1"
+    return variables
 
 
 def choose(wanted: list[Any], inherited: list[Any], bound: list[Any]) -> list[int | None]:
@@ -71,28 +76,44 @@ def _resolved(address: Any) -> list[Any]:
     return [_plain(entry[4]) for entry in found]
 
 
+def twins(index: int, inherited: list[Any], bound: list[Any]) -> list[int]:
+    """Return the indices of the other sockets with the address of this one: they were bound with reuse_port.
+
+    Each has a queue of its own, which must not be lost."""
+    names = [(_plain(one), _plain(other)) for one, other in zip(inherited, bound, strict=True)]
+    return [other for other, name in enumerate(names) if name == names[index] and other != index]
+
+
 def inherit(
-    cfg: Any, log: Any, addresses: str | None, environ: MutableMapping[str, str]
+    cfg: Any, log: Any, told: Mapping[str, str], environ: MutableMapping[str, str]
 ) -> tuple[list[Any], list[int]] | None:
     """Return the listeners of this generation, and the indices of the inherited ones that it has no use for.
 
-    `addresses`: the value of ADDRESSES_VARIABLE. None: there is nothing to inherit, or it is not told well enough to
-    do better than gunicorn. Like gunicorn, exits with 1 when an address cannot be bound."""
+    `told`: our own variables. None: there is nothing to inherit, or it is not told well enough to do better than
+    gunicorn. Like gunicorn, exits with 1 when an address cannot be bound."""
+    addresses = told.get(ADDRESSES_VARIABLE)
     descriptors = environ.get(DESCRIPTORS_VARIABLE)
     if addresses is None or not descriptors:
         return None
     fds = [int(fd) for fd in descriptors.split(",")]
     bound = [_name(fd) for fd in fds]
-    chosen = choose(cfg.address, json.loads(addresses), bound)
-    listeners = []
-    for address, index in zip(cfg.address, chosen, strict=True):
+    inherited = json.loads(addresses)
+    # gunicorn does not look at `bind` either, when it was given its sockets.
+    wanted = list(range(len(fds))) if ACTIVATED_VARIABLE in told else cfg.address
+    chosen = list(range(len(fds))) if ACTIVATED_VARIABLE in told else choose(wanted, inherited, bound)
+    listeners: list[Any] = []
+    used: set[int] = set()
+    for address, index in zip(wanted, chosen, strict=True):
         if index is None:
             listeners += _bind(cfg, log, address)
-        else:
-            name = bound[index] if isinstance(address, int) else address
-            kind = sock._sock_type(bound[index])  # type: ignore[attr-defined]
-            listeners.append(kind(name, cfg, log, fd=fds[index]))
-    unused = [index for index in range(len(fds)) if index not in chosen]
+            continue
+        more = [other for other in twins(index, inherited, bound) if other not in chosen and other not in used]
+        for one in (index, *more):
+            name = bound[one] if isinstance(address, int) else address
+            kind = sock._sock_type(bound[one])  # type: ignore[attr-defined]
+            listeners.append(kind(name, cfg, log, fd=fds[one]))
+            used.add(one)
+    unused = [index for index in range(len(fds)) if index not in used]
     for index in unused:
         os.close(fds[index])
     environ.pop(DESCRIPTORS_VARIABLE)
@@ -136,6 +157,11 @@ def _bind(cfg: Any, log: Any, address: Any) -> list[Any]:
     for listener in made:
         listener.conf = cfg
     return made
+
+
+def bind_others(cfg: Any, log: Any, but: Callable[[Any], bool]) -> list[Any]:
+    """Bind each configured address for which `but` is false. Like gunicorn, exits with 1 when one cannot be bound."""
+    return [made for address in cfg.address if not but(address) for made in _bind(cfg, log, address)]
 
 
 def end(listener: Any) -> None:

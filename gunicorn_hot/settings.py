@@ -8,6 +8,7 @@ validates them like its own, also under ``--print-config`` and ``--check-config`
 from __future__ import annotations
 
 import difflib
+import shlex
 import sys
 from types import FrameType
 from typing import Any
@@ -80,6 +81,18 @@ def _one_of(*allowed: str) -> Any:
         return str(value)
 
     return validate
+
+
+def _command(value: Any) -> list[str] | None:
+    """Accept a list of strings, or one string; neither may be empty."""
+    if value is None:
+        return None
+    words = shlex.split(value) if isinstance(value, str) else value
+    if not isinstance(words, (list, tuple)) or not all(isinstance(word, str) for word in words):
+        raise TypeError(f"not a command: {value!r}")
+    if not words:
+        raise ValueError("a command needs a program")
+    return list(words)
 
 
 class HotReadyTimeout(config.Setting):
@@ -167,12 +180,42 @@ class HotCutover(config.Setting):
 class HotPid(config.Setting):
     name = "hot_pid"
     section = SECTION
-    validator = _one_of("follow")
-    default = "follow"
+    validator = _one_of("auto", "follow", "stable")
+    default = "auto"
     desc = """\
         Whose pid the service has after an upgrade.
 
-        ``follow``: the new master's; the pid file is replaced atomically and the old master exits.
+        ``follow``: the new master's; the pid file is replaced atomically and the old master exits. ``stable``: always
+        the same; the first master becomes a small process that passes signals on and ends as the service ends (Linux
+        only). ``auto``: ``stable`` where somebody may be waiting for that pid (PID 1 of a container, systemd,
+        supervisord, runit, s6, a terminal, any living parent), ``follow`` for a daemon or a detached process; the log
+        says why.
+        """
+
+
+class HotExec(config.Setting):
+    name = "hot_exec"
+    section = SECTION
+    validator = _command
+    default = None
+    desc = """\
+        The command that starts a new generation, as a list of arguments, or a string that is split like a shell does.
+
+        The default is the command that has started this one. A name without a slash is searched in ``PATH``. It must
+        become gunicorn in its own process (``exec``). It is taken from the configuration that the old master has read.
+        """
+
+
+class HotHup(config.Setting):
+    name = "hot_hup"
+    section = SECTION
+    validator = config.validate_bool
+    default = False
+    desc = """\
+        Whether SIGHUP is a complete upgrade, too.
+
+        ``False``: it stays gunicorn's reload: the configuration is read anew, and workers are replaced within the same
+        master. ``True``: it does what SIGUSR2 does, also when it comes from ``gunicornc -c reload``.
         """
 
 

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 from gunicorn_hot import early_output, listeners, private
 from gunicorn_hot.channel import Channel
-from gunicorn_hot.inheritance import CHANNEL_VARIABLE, is_ours
+from gunicorn_hot.inheritance import CHANNEL_VARIABLE, GENERATION_VARIABLE, HOLDER_VARIABLE, is_ours
 from gunicorn_hot.processes import in_words
 
 if TYPE_CHECKING:
@@ -28,11 +28,7 @@ def environment(server: Arbiter) -> dict[str, str]:
     """Return the environment of the new master: the one that this master was started with, and what it inherits."""
     env = {name: value for name, value in server.cfg.env_orig.items() if not is_ours(name)}
     env["GUNICORN_PID"] = str(server.pid)
-    if server.systemd:
-        env["LISTEN_FDS"] = str(len(server.LISTENERS))
-    else:
-        env |= listeners.describe(server.LISTENERS)
-    return env
+    return env | listeners.describe(server.LISTENERS, server.systemd)
 
 
 class Successor:
@@ -44,18 +40,17 @@ class Successor:
         self.output = output
         self.greeted = False
         self.reaped = False
+        #: As `os.waitstatus_to_exitcode` has it, if it was this master that has reaped it.
+        self.exit_code: int | None = None
         self.ready = 0
         self.total = 0
 
     @classmethod
-    def start(cls, server: Arbiter) -> Successor:
+    def start(cls, server: Arbiter, generation: int, hold: int | None) -> Successor:
         """Fork, and exec in the child. Raises OSError when there can be no child, or none that could serve.
 
-        What goes wrong in the child, before or in its exec, comes over the channel as "failed"."""
-        if server.cfg.reuse_port:
-            raise OSError("reuse_port is not supported: each worker's own socket would die with it")
-        if server.systemd:
-            raise OSError("sockets of systemd (socket activation) are not supported: let gunicorn bind")
+        `hold`: the descriptor of its channel to the process that has the service's pid, or None. What goes wrong in the
+        child, before or in its exec, comes over its channel to us as "failed"."""
         output = early_output.Capture()
         try:
             ours, theirs = Channel.pair()
@@ -65,12 +60,15 @@ class Successor:
         private.register(ours)
         try:
             env = environment(server)
+            env[GENERATION_VARIABLE] = str(generation)
+            if hold is not None:
+                env[HOLDER_VARIABLE] = str(hold)
             # A signal that meets the child before its exec would run the parent's handlers there, and be lost.
             mask = signal.pthread_sigmask(signal.SIG_BLOCK, server.SIGNALS)
             try:
                 pid = os.fork()
                 if pid == 0:
-                    _exec(server, theirs, output, env, mask)
+                    _exec(server, theirs, [] if hold is None else [hold], output, env, mask)
             finally:
                 signal.pthread_sigmask(signal.SIG_SETMASK, mask)
         except BaseException:
@@ -100,7 +98,8 @@ class Successor:
         if not pid:
             return None
         self.reaped = True
-        end = in_words(os.waitstatus_to_exitcode(status))
+        self.exit_code = os.waitstatus_to_exitcode(status)
+        end = in_words(self.exit_code)
         lines = self.early_words().split("\n")
         return f"{end}: {lines[-1]}" if lines[-1] else end
 
@@ -114,7 +113,12 @@ class Successor:
 
 
 def _exec(
-    server: Any, channel: Channel, output: early_output.Capture, env: dict[str, str], mask: Iterable[int]
+    server: Any,
+    channel: Channel,
+    inherited: Iterable[int],
+    output: early_output.Capture,
+    env: dict[str, str],
+    mask: Iterable[int],
 ) -> None:
     """Become the new master, in the child of a fork, with `mask` as its signal mask. Never returns."""
     try:
@@ -122,15 +126,18 @@ def _exec(
             signal.signal(number, signal.SIG_DFL)
         signal.pthread_sigmask(signal.SIG_SETMASK, mask)
         channel.set_inheritable()
+        for fd in inherited:
+            os.set_inheritable(fd, True)
         env[CHANNEL_VARIABLE] = str(channel.fileno())
         server.cfg.pre_exec(server)
-        if "LISTEN_FDS" in env:
-            env["LISTEN_PID"] = str(os.getpid())
         os.chdir(server.START_CTX["cwd"])
         if not server.cfg.hot_leave:
             # A successor that is no gunicorn_hot would never take its standard error back.
             env[early_output.VARIABLE] = output.redirect()
-        os.execvpe(server.START_CTX[0], server.START_CTX["args"], env)
+        argv = server.cfg.hot_exec
+        if argv is None:
+            os.execvpe(server.START_CTX[0], server.START_CTX["args"], env)
+        os.execvpe(argv[0], argv, env)
     except BaseException as exc:
         channel.send("failed", reason=f"{type(exc).__name__}: {exc}")
     finally:

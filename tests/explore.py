@@ -18,11 +18,14 @@ What the model leaves out, or makes coarser, and why that is sound:
 * The workers of a master that is dead or stopping are gone at once: their link ends, or they get SIGTERM, and either
   way they accept nothing more.
 * Time is in no state. A deadline is set or not, and `Tick` comes when it is over.
+* Where the service keeps its pid, the first master becomes the holder when it would exit. A holder decides by the real
+  `holder.Hold`; it hears an announcement when it next has to act, and reaps at once what has come to it.
 """
 
 from __future__ import annotations
 
 import gc
+import signal
 from collections import deque
 from dataclasses import dataclass, field
 from operator import attrgetter
@@ -32,6 +35,7 @@ from gunicorn_hot import handover
 from gunicorn_hot.handover import PredecessorState as P
 from gunicorn_hot.handover import SuccessorState as S
 from gunicorn_hot.handover import Then
+from gunicorn_hot.holder import Hold
 
 #: Who owns the pid file, when it is no master of this world: nobody, or one that is dead.
 NOBODY, STALE = -1, -2
@@ -77,7 +81,8 @@ class Worker(NamedTuple):
 class Master:
     """A master process, in the making of a move. Between two moves it is the tuple of its fields."""
 
-    #: status: "alive"; "stopping", in gunicorn's stop(), deaf to all; "dead", not reaped yet; "reaped", in a move
+    #: status: "alive"; "stopping", in gunicorn's stop(), deaf to all; "dead", not reaped yet; "reaped", in a move;
+    #: "holding": it is the holder
     #: parent, child: numbers of masters, or -1; also -1: a parent that is gone, whose EOF may be unread
     #: out, inc: the two machines, as numbers of Model.machines; inc is -1 in a master that was no successor
     #: up, down: what is in the channel to the parent, by direction; up_eof, down_eof: EOF was read there
@@ -125,6 +130,13 @@ class World(NamedTuple):
     over: str
     faults: int
     signals: int
+    #: The master whose pid is the service's and stays that, or -1: the service has the pid of its master.
+    keeper: int = -1
+    #: Those who have announced themselves to it, in order, and those whose word it has not heard yet; -1: is dead.
+    announced: tuple[int, ...] = ()
+    unheard: tuple[int, ...] = ()
+    #: The holder was told to stop the service.
+    stopping: bool = False
 
 
 class Violation(AssertionError):
@@ -150,6 +162,8 @@ class Bounds:
     slow_links: bool = False
     #: A channel may break between two masters that live. Each then believes that the other is dead.
     channels_break: bool = False
+    #: The service keeps its pid.
+    keeps_pid: bool = False
 
 
 @dataclass(frozen=True)
@@ -189,6 +203,10 @@ class Shell:
     #: A successor whose upgrade has failed says so to a predecessor that still drains, and is heard
     #: (`_TO_PREDECESSOR`, `_LAST_WORDS`, `_from_successor`).
     hears_who_stays: bool = True
+    #: A holder that was told to stop the service tells that whoever announces itself later (`Hold.announced`).
+    stops_heirs: bool = True
+    #: A master stops when the process with the service's pid is gone (`_on_holder`).
+    stops_without_its_holder: bool = True
 
 
 @dataclass
@@ -218,14 +236,20 @@ class Model:
         self.met: set[tuple[str, str, str]] = set()
         self._numbers: dict[Any, int] = {}
         self._steps: dict[tuple[int, handover.Event], tuple[int, handover.Actions]] = {}
-        self.serving = self._number(predecessor(handover.Limits(probation=bounds.probation)))
+        self.serving = self._number(
+            predecessor(handover.Limits(probation=bounds.probation, keeps_pid=bounds.keeps_pid))
+        )
+        #: That of a later master: its pid is nobody's.
+        self.held = self._number(predecessor(handover.Limits(probation=bounds.probation)))
 
     # --- machines
 
     def _number(self, machine: handover.Machine) -> int:
         if machine.deadline is not None:
             machine.deadline = 1.0
-        values = {**vars(machine), "limits": None}
+        values = {**vars(machine)}
+        if "limits" in values:
+            values["limits"] = values["limits"].keeps_pid
         if values.get("reason") is not None:
             values["reason"] = "why"
         key = (type(machine), *sorted(values.items()))
@@ -261,7 +285,8 @@ class Model:
         workers = tuple(Worker(pid, "accepting") for pid in range(self.bounds.old_workers))
         ends = (True, True, "", 0, False, True)
         master = ("alive", -1, -1, self.serving, -1, True, workers, (), (), *ends)
-        return World((master,), 0, True, "", self.bounds.faults, self.bounds.signals)
+        keeper = 0 if self.bounds.keeps_pid else -1
+        return World((master,), 0, True, "", self.bounds.faults, self.bounds.signals, keeper)
 
     def moves(self, world: World) -> tuple[list[Move], list[Move]]:
         """Return what happens by itself in this world sooner or later, and what may happen to it."""
@@ -271,9 +296,11 @@ class Model:
         faults: list[Move] = []
         signals: list[Move] = []
         for who, master in enumerate(masters):
-            if master.status == "stopping":
+            if master.status in ("stopping", "leaving"):
                 fair.append(Move("exits", who))
                 faults.append(Move("is killed", who))
+            if master.status == "holding":
+                self._holder_moves(world, who, masters, fair, slow, faults, signals)
             if master.status != "alive":
                 continue
             before = len(fair)
@@ -322,6 +349,32 @@ class Model:
             extra += faults if world.faults else []
             extra += signals if world.signals else []
         return fair, extra
+
+    def _holder_moves(
+        self, world: World, who: int, masters: list[Master], fair: list[Move], slow: list[Move], faults: list[Move],
+        signals: list[Move],
+    ) -> None:  # fmt: skip
+        announced = (*world.announced, *world.unheard)
+        if all(other == who for other, _ in enumerate(masters)):
+            fair.append(Move("holds nobody any more", who))
+            return
+        faults.append(Move("is killed", who))
+        if world.unheard and world.stopping:
+            fair.append(Move("hears who is the master", who))
+        if not any(other >= 0 and masters[other].status != "dead" for other in announced):
+            slow.append(Move("holds nobody any more", who))
+        current = masters[announced[-1]] if announced and announced[-1] >= 0 else None
+        if current is None or not (current.term or self._can_read(masters, current)):
+            signals.append(Move("passes SIGUSR2 on", who))
+        signals.append(Move("passes SIGTERM on", who))
+
+    def _can_read(self, masters: list[Master], master: Master) -> bool:
+        if master.child >= 0:
+            child = masters[master.child]
+            if (child.up or child.broken or child.status == "dead") and not child.up_eof:
+                return True
+        gone = master.parent < 0 or masters[master.parent].status == "dead"
+        return not master.down_eof and bool(master.down or master.broken or gone)
 
     def _worker_moves(self, who: int, master: Master, out: Any, fair: list[Move], faults: list[Move]) -> None:
         seen = set()
@@ -423,6 +476,10 @@ class Model:
     def _check_pidfile(self, world: World, who: int, master: Master) -> None:
         """Before the commit the pid file names the predecessor."""
         state = self.machines[master.out].state
+        if world.keeper >= 0:
+            if world.pidfile != world.keeper and not world.over:
+                raise Violation(f"the pid file names {world.pidfile}, and the service's pid is that of {world.keeper}")
+            return
         if state not in (P.SERVING, *UPGRADING) or state is P.COMMITTING:
             return
         if world.pidfile == who or world.over:
@@ -439,12 +496,18 @@ class Model:
         masters = [Master(values) for values in world.masters]
         alive = [who for who, master in enumerate(masters) if master.status == "alive"]
         if world.over == "stopped":
-            if alive:
-                raise Violation(f"the service was stopped, and masters {alive} are still there")
+            if masters:
+                raise Violation(f"the service was stopped, and masters {alive} of {len(masters)} are still there")
             return
-        if len(alive) != 1 or len(masters) != 1:
+        holders = [who for who, master in enumerate(masters) if master.status == "holding"]
+        if len(alive) != 1 or len(masters) != 1 + len(holders):
             raise Violation(f"at rest there must be one master: {len(masters)} exist, {len(alive)} live")
-        (master,) = masters
+        if self.bounds.keeps_pid:
+            if world.keeper not in (*alive, *holders):
+                raise Violation("the service lives, and its pid does not")
+            if holders and (*world.announced, *world.unheard)[-1] != alive[0]:
+                raise Violation("the holder does not know who is the master")
+        master = masters[alive[0]]
         machine = self.machines[master.out]
         if machine.state is not P.SERVING or self.is_incoming(master):
             raise Violation(f"at rest the master must be SERVING, not {machine.state.name}")
@@ -452,8 +515,9 @@ class Model:
         if set(phases) != {"accepting"}:
             raise Violation(f"at rest all workers must accept: {phases}")
         # Two that live and cannot talk both take the file. If then the last to do so is killed, it stays stale.
-        if world.pidfile != 0 and not master.broken:
-            raise Violation("at rest the pid file must name the master")
+        named = world.keeper if self.bounds.keeps_pid else 0
+        if world.pidfile != named and not master.broken:
+            raise Violation("at rest the pid file must name the service's pid")
         if not world.socket:
             raise Violation("the socket's file was unlinked, and the service goes on")
         if machine.deadline is not None:
@@ -557,6 +621,12 @@ class _Run:
         self.over = world.over
         self.trace = trace
         self.can_fork = True
+        self.keeper = world.keeper
+        self.announced = list(world.announced)
+        self.unheard = list(world.unheard)
+        self.stopping = world.stopping
+        #: Whoever leaves its main loop in this move becomes the holder.
+        self.keeps = False
         self._events: list[tuple[int, handover.Event]] = []
 
     def make(self, move: Move, costs: bool) -> World:
@@ -571,7 +641,7 @@ class _Run:
                 self.manage_workers(who, master)
         faults, signals = self.world.faults, self.world.signals
         if costs:
-            is_signal = move.name in ("gets SIGUSR2", "gets SIGTERM")
+            is_signal = move.name.endswith(("gets SIGUSR2", "gets SIGTERM", " on"))
             signals -= is_signal
             faults -= not is_signal
             if not self.over and not any(map(self.is_able, self.masters)):
@@ -588,10 +658,16 @@ class _Run:
                     master.child = numbers.get(master.child, -1)
             if self.pidfile >= 0:
                 self.pidfile = numbers.get(self.pidfile, STALE)
+            self.keeper = numbers.get(self.keeper, -1)
+            self.announced = [numbers.get(one, -1) for one in self.announced]
+            self.unheard = [numbers.get(one, -1) for one in self.unheard]
+        # Of the dead only the last one matters: it was the master.
+        self.announced = [one for at, one in enumerate(self.announced) if one >= 0 or at == len(self.announced) - 1]
         if self.over:
             faults = signals = 0
         masters = tuple(_freeze_master(master) for master in self.masters if master is not None)
-        return World(masters, self.pidfile, self.socket, self.over, faults, signals)
+        hold = (self.keeper, tuple(self.announced), tuple(self.unheard), self.stopping)
+        return World(masters, self.pidfile, self.socket, self.over, faults, signals, *hold)
 
     def is_able(self, master: Master | None) -> bool:
         """Whether a master will serve, if everybody else dies now and nothing else happens to it."""
@@ -665,7 +741,7 @@ class _Run:
         workers = tuple(Worker(pid, "booting") for pid in range(self.model.bounds.new_workers))
         inc = self.model.new_successor()
         ends = (False, False, "", 0, False, False)
-        values = ("alive", who, -1, self.model.serving, inc, False, workers, (), (), *ends)
+        values = ("alive", who, -1, self.model.held, inc, False, workers, (), (), *ends)
         self.masters.append(Master(values))
         self._events.append((who, handover.SuccessorSpawned(4711)))
 
@@ -825,6 +901,8 @@ class _Run:
     def stop(self, who: int, master: Master, action: Any) -> None:
         """Leave the main loop: gunicorn's halt() and stop(), until the workers have their SIGTERM."""
         incoming = self.model.is_incoming(master)
+        if isinstance(action, handover.Leave) and who == self.keeper and not self.keeps:
+            raise Violation("the service goes on, and its pid ends")
         if action is None or isinstance(action, handover.Halt):
             # With an exit status that is not 0. Two "failed" in a row say no more than one.
             if "failed" not in master.up:
@@ -834,14 +912,63 @@ class _Run:
         spared = self.model.shell.spares_a_predecessors_sockets and master.parent >= 0
         if not incoming and master.owns and not spared and master.child < 0:
             self.socket = False
-        master.status = "stopping"
+        master.status = "leaving" if self.keeps else "stopping"
         master.term = 0
         master.workers = ()
         self._events.clear()
         raise _LeftLoop
 
+    def hold(self) -> Hold:
+        """Return the holder's decisions as they are now, after it has heard all that was said."""
+        made = Hold(0)
+        for who in self.announced:
+            made.masters[who] = None if who >= 0 and self._is_there(who) else 0
+        made.stopping = signal.SIGTERM if self.stopping and self.model.shell.stops_heirs else 0
+        for who in self.unheard:
+            self._send(made.announced(who, 0))
+            if who < 0 or not self._is_there(who):
+                made.masters[who] = 0
+        self.announced, self.unheard = list(made.masters), []
+        return made
+
+    def _is_there(self, who: int) -> bool:
+        master = self.masters[who]
+        return master is not None and master.status not in ("dead", "reaped")
+
+    def _send(self, actions: Any) -> None:
+        for _, who, sig in actions:
+            assert sig == signal.SIGTERM
+            if who >= 0 and self._is_there(who):
+                master = self._master(who)
+                master.term = (master.term or PENDING) if master.status == "alive" else 0
+
+    def stop_service(self, _who: int, _master: Master, _action: Any) -> None:
+        made = self.hold()
+        self.over = "stopped"
+        self._send(made.signalled(signal.SIGTERM))
+        self.stopping = True
+
+    def holder_usr2(self, _move: Move) -> None:
+        for _, who, _sig in self.hold().signalled(signal.SIGUSR2):
+            if self._master(who).status == "alive":
+                self.feed(who, handover.UpgradeRequested())
+
+    def keep_pid(self, _who: int, _master: Master, _action: Any) -> None:
+        self.keeps = True
+
+    def lose_holder(self, who: int) -> None:
+        """Every other master reads EOF, and stops."""
+        self.over = self.over or "stopped"
+        self.keeper = -1
+        for number, master in enumerate(self.masters):
+            stops = self.model.shell.stops_without_its_holder
+            if stops and master is not None and number != who and master.status == "alive":
+                master.term = master.term or PENDING
+
     def die(self, who: int) -> None:
         master = self._master(who)
+        if who == self.keeper:
+            self.lose_holder(who)
         master.status = "dead"
         master.workers = ()
         master.term = 0
@@ -896,8 +1023,14 @@ class _Run:
     # --- the pid file
 
     def own(self, who: int, master: Master, _action: Any) -> None:
-        self.pidfile = who
         master.owns = True
+        if self.keeper < 0:
+            if not self.model.bounds.keeps_pid:
+                self.pidfile = who
+        elif who == self.keeper:
+            self.announced, self.unheard = [], []
+        else:
+            self.unheard.append(who)
 
     # --- moves
 
@@ -966,7 +1099,8 @@ class _Run:
     def term(self, move: Move) -> None:
         master = self._master(move.who)
         state = self.model.machines[master.out].state
-        if not self.model.is_incoming(master) and state not in (P.DRAINING, P.GONE):
+        serves = not self.model.is_incoming(master) and state not in (P.DRAINING, P.GONE)
+        if serves or move.who == self.keeper:
             self.over = "stopped"
         self.feed(move.who, handover.StopRequested("term"))
 
@@ -975,6 +1109,17 @@ class _Run:
         self.feed(move.who, handover.StopRequested("term"))
 
     def exits(self, move: Move) -> None:
+        master = self._master(move.who)
+        if master.status == "leaving":
+            # Its channel ends with its exec. Its child has a parent still, which is silent.
+            child = self._child(master)
+            if child is not None:
+                child.parent = -1
+                if child.status == "dead":
+                    self.masters[master.child] = None
+                master.child = -1
+            master.status = "holding"
+            return
         if self.pidfile == move.who:
             self.pidfile = NOBODY
         self.die(move.who)
@@ -1048,6 +1193,8 @@ _ACTIONS: dict[type[handover.Action], Any] = {
     handover.ReportReady: _Run.report_ready,
     handover.ReportDone: lambda run, who, master, action: run._events.append((who, handover.DoneReported())),
     handover.Leave: _Run.stop,
+    handover.KeepPid: _Run.keep_pid,
+    handover.StopService: _Run.stop_service,
 }
 
 _MOVES: dict[str, Any] = {
@@ -1067,6 +1214,10 @@ _MOVES: dict[str, Any] = {
     "is killed": _Run.is_killed,
     "fails in its exec": _Run.exec_fails,
     "exits": _Run.exits,
+    "holds nobody any more": _Run.exits,
+    "hears who is the master": lambda run, move: run.hold(),
+    "passes SIGUSR2 on": _Run.holder_usr2,
+    "passes SIGTERM on": lambda run, move: run.stop_service(move.who, None, None),
     "has a worker ready": _Run.worker_ready,
     "has a worker that cannot boot": _Run.worker_fails,
     "has a worker that reads its link": _Run.worker_reads,

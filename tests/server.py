@@ -249,9 +249,11 @@ class Service:
             "errorlog": "log",
             "control_socket_disable": True,
             "hot_probation": 0.2,
+            # Not "auto": a test says what it is about.
+            "hot_pid": "follow",
         }
         if hook is None:
-            del defaults["hot_probation"]
+            del defaults["hot_probation"], defaults["hot_pid"]
         values = {**defaults, **settings}
         if speaks_asgi(str(values["worker_class"])):
             shutil.copy(APPS / "subject.py", self.folder)
@@ -299,8 +301,9 @@ class Service:
         Before that, a release that a test puts on the disk could be loaded by the first generation."""
         with open(self.folder / "output", "ab") as output:
             popen = self._popen = subprocess.Popen(
-                command or self.command(), **{"cwd": self.folder, "env": self.env, **options},
-                stdin=subprocess.DEVNULL, stdout=output, stderr=output,
+                command or self.command(),
+                **{"cwd": self.folder, "env": self.env, "stdin": subprocess.DEVNULL, **options},
+                stdout=output, stderr=output,
             )
         if serves:
             listening = r"Listening at: .* \((\d+)\)"
@@ -414,10 +417,12 @@ class Service:
 
     def reap(self) -> None:
         """Collect our dead children, those too that became ours when their parent left."""
+        ours = 0
         if self._popen is not None:
             self._popen.poll()
+            ours = self._popen.pid  # only Popen may collect it: it keeps the exit code
         for child in descendants(os.getpid()):
-            if child.parent == os.getpid() and child.state == "Z":
+            if child.parent == os.getpid() and child.state == "Z" and child.pid != ours:
                 with contextlib.suppress(ChildProcessError):
                     os.waitpid(child.pid, os.WNOHANG)
 

@@ -27,6 +27,9 @@ SCENARIOS = {
     "broken channels": (Bounds(faults=3, signals=0, channels_break=True), 30_000),
     "no probation": (Bounds(faults=1, signals=1, probation=0), 15_500),
     "answers that lie in the link": (Bounds(faults=1, signals=1, slow_links=True), 26_500),
+    "a pid that stays, and three deaths": (Bounds(faults=3, signals=0, keeps_pid=True), 7_500),
+    "a pid that stays, a death and a signal": (Bounds(faults=1, signals=1, keeps_pid=True), 24_000),
+    "a pid that stays, and two signals": (Bounds(faults=0, signals=2, keeps_pid=True), 80_000),
     "two upgrades of a busy worker": (Bounds(faults=0, signals=2, old_workers=1, slow_links=True), 35_000),
 }
 #: On demand: up to half a minute each.
@@ -290,6 +293,14 @@ SEEDED: dict[str, tuple[Any, Any, str]] = {
         OLD, patched(NEW, without(NEW.table, handover.TakeOwnership)),
         "the pid file",
     ),
+    "a pid that does not stay (where it should)": (
+        patched(OLD, without(OLD.table, handover.KeepPid)), NEW,
+        "the service goes on, and its pid ends",
+    ),
+    "a stop that does not reach the successor (needs a signal, where its pid stays)": (
+        patched(OLD, without(OLD.table, handover.StopService)), NEW,
+        "the service was stopped, and masters",
+    ),
     "a gate that stays shut without a predecessor": (
         OLD, patched(NEW, without({key: handler for key, handler in NEW.table.items()
                                    if key[1] is handover.PredecessorClosed}, handover.OpenGate)),
@@ -302,7 +313,7 @@ SEEDED: dict[str, tuple[Any, Any, str]] = {
 def test_a_seeded_bug_is_found(bug: str) -> None:
     old, new, words = SEEDED[bug]
     with pytest.raises(Violation, match=words):
-        Model(Bounds(faults=1, signals=int("needs a signal" in bug)), old, new).explore()
+        Model(Bounds(faults=1, signals=int("needs a signal" in bug), keeps_pid="where" in bug), old, new).explore()
 
 
 # --- Rules of the arbiter, each of which is needed ----------------------------------------------------------
@@ -326,6 +337,13 @@ RULES: dict[str, tuple[Bounds, Shell, str]] = {
     ),
     "the file of a unix socket is left to a predecessor that lives": (
         Bounds(faults=2, signals=0), Shell(spares_a_predecessors_sockets=False), "file was unlinked",
+    ),
+    "whoever takes over from a master that was told to stop is told, too": (
+        Bounds(faults=0, signals=2, keeps_pid=True), Shell(stops_heirs=False), "the service was stopped, and masters",
+    ),
+    "a master does not outlive the process that has the service's pid": (
+        Bounds(faults=1, signals=0, keeps_pid=True), Shell(stops_without_its_holder=False),
+        "the service was stopped, and masters",
     ),
     "an answer to an earlier pause does not count": (
         Bounds(faults=0, signals=2, old_workers=1, slow_links=True), Shell(counts_answers=False),

@@ -639,6 +639,42 @@ def test_stopping_after_the_commit_ends_only_the_drain() -> None:
     )
 
 
+def test_stopping_after_the_commit_stops_the_service_where_its_pid_stays() -> None:
+    check(
+        predecessor("DRAINING", keeps_pid=True),
+        """
+        10.0 StopRequested("term") -> GONE
+            info: Drain ended early
+            StopService(how='term')
+            KeepPid()
+            Stop(how='term')
+        """,
+    )
+
+
+def test_a_master_whose_pid_stays_does_not_end_with_its_drain() -> None:
+    check(
+        predecessor("DRAINING", keeps_pid=True),
+        """
+        13.0 AllWorkersGone() -> DRAINING
+            ReportDone()
+        13.0 DoneReported() -> GONE
+            KeepPid()
+            Leave()
+        """,
+    )
+
+
+def test_where_the_pid_stays_it_ends_with_the_service_before_the_commit() -> None:
+    check(
+        predecessor("SERVING", keeps_pid=True),
+        """
+        1.0 StopRequested("term") -> GONE
+            Stop(how='term')
+        """,
+    )
+
+
 def test_an_impatient_operator_kills_the_successor() -> None:
     check(
         predecessor("BOOTING"),

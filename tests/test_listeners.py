@@ -69,6 +69,11 @@ def handed_down(made: list[Any]) -> dict[str, str]:
     return env
 
 
+def told(env: dict[str, str]) -> dict[str, str]:
+    """Take our own variables out of `env`, as `inheritance.claim` does."""
+    return {name: env.pop(name) for name in list(env) if name.startswith("GUNICORN_HOT_")}
+
+
 def close(*made: Any) -> None:
     for listener in made:
         listener.close()
@@ -80,7 +85,7 @@ def test_a_kept_socket_stays_an_added_one_is_bound_and_a_removed_one_is_closed_h
     env = handed_down(old)
     fds = [int(fd) for fd in env[listeners.DESCRIPTORS_VARIABLE].split(",")]
     cfg = configured(f"unix:{tmp_path}/new", f"127.0.0.1:{port}")
-    inherited = listeners.inherit(cfg, LOG, env.pop(listeners.ADDRESSES_VARIABLE), env)
+    inherited = listeners.inherit(cfg, LOG, told(env), env)
     assert inherited is not None
     made, unused = inherited
     assert [one.getsockname() for one in made] == [f"{tmp_path}/new", ("127.0.0.1", port)]
@@ -98,10 +103,28 @@ def test_a_kept_socket_stays_an_added_one_is_bound_and_a_removed_one_is_closed_h
     close(*old, *made)
 
 
+def test_sockets_of_the_service_manager_are_all_kept_whatever_is_configured(tmp_path: Path) -> None:
+    old = create_sockets(configured("127.0.0.1:0", f"unix:{tmp_path}/old"), LOG)
+    env = handed_down(old) | {listeners.ACTIVATED_VARIABLE: "1"}
+    inherited = listeners.inherit(configured("127.0.0.1:1"), LOG, told(env), env)
+    assert inherited is not None
+    made, unused = inherited
+    assert [one.getsockname() for one in made] == [one.getsockname() for one in old]
+    assert unused == []
+    assert listeners.ACTIVATED_VARIABLE not in listeners.describe(made)
+    assert listeners.ACTIVATED_VARIABLE in listeners.describe(made, activated=True)
+    close(*old, *made)
+
+
+def test_all_sockets_of_an_address_are_kept() -> None:
+    assert listeners.twins(0, [A, A, B, A], [A, A, B, A]) == [1, 3]
+    assert listeners.twins(2, [A, A, B, A], [A, A, B, A]) == []
+
+
 def test_a_socket_of_fd_keeps_its_bound_name() -> None:
     old = create_sockets(configured("127.0.0.1:0"), LOG)
     env = handed_down(old)
-    inherited = listeners.inherit(configured("fd://3"), LOG, env.pop(listeners.ADDRESSES_VARIABLE), env)
+    inherited = listeners.inherit(configured("fd://3"), LOG, told(env), env)
     assert inherited is not None
     (made,), unused = inherited
     assert (made.cfg_addr, unused) == (old[0].getsockname(), [])
@@ -128,7 +151,8 @@ def test_an_abstract_socket_of_fd_can_be_told_of() -> None:
 )
 def test_what_is_not_told_is_left_to_gunicorn(addresses: str | None, descriptors: str | None) -> None:
     env = {} if descriptors is None else {"GUNICORN_FD": descriptors}
-    assert listeners.inherit(configured("127.0.0.1:0"), LOG, addresses, env) is None
+    variables = {} if addresses is None else {listeners.ADDRESSES_VARIABLE: addresses}
+    assert listeners.inherit(configured("127.0.0.1:0"), LOG, variables, env) is None
     assert env.get("GUNICORN_FD") == descriptors
 
 

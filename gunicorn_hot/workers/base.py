@@ -70,6 +70,8 @@ class HotWorker(_Base):
     is_ready = False
     #: In the master: the number of the last pause that it has answered; a busy one answers after its request.
     answered_pause = 0
+    #: In the master: which of its sockets this worker accepts from, with reuse_port.
+    slots: frozenset[int] = frozenset()
     #: In the master: why it could not boot, in its own words.
     failure: str | None = None
     #: Set when it leaves with connections open: a normal exit would wait for the threads that serve them.
