@@ -303,6 +303,17 @@ def test_a_websocket_that_ends_lets_the_worker_leave(service: Service, worker: s
         service.wait_log("Upgrade: done, .* 0 requests cut")
 
 
+@pytest.mark.parametrize("sig", [signal.SIGTERM, signal.SIGQUIT])
+def test_a_service_that_is_stopped_tells_its_websockets(service: Service, worker: str, sig: signal.Signals) -> None:
+    service.configure(worker_class=worker, workers=1, graceful_timeout=2)
+    service.start()
+    with open_websocket(service) as websocket:
+        assert websocket.ask("one") == "A one"
+        service.signal(sig)
+        assert websocket.wait_closed() == 1012
+    wait_gone(service.master)
+
+
 def test_a_thread_does_not_outlive_the_deadline(service: Service, worker: str) -> None:
     service.configure(worker_class=worker, workers=1, hot_drain_timeout=1, hot_probation=0)
     service.start()

@@ -418,7 +418,7 @@ class AioWorker(HotWorker):
 
     def on_connection_lost(self, connection: Any, exc: Exception | None) -> None:
         """Called by a protocol when its connection has ended; nothing of its output is left in this process."""
-        if not self.drain.accepting:
+        if not self.drain.accepting or self._is_quitting:
             if exc is None:
                 self._linger(connection.transport)
             self._on_done(None)
