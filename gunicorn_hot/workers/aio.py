@@ -326,7 +326,8 @@ class AioWorker(HotWorker):
 
     def _on_link(self) -> None:
         self.read_link()
-        self.wake()
+        # At once: a request that came with a pause is answered in the next turn of the loop.
+        self._follow()
 
     def on_phase(self) -> None:
         # Perhaps in a signal handler, in the midst of the loop's own work.
