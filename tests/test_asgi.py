@@ -120,7 +120,7 @@ def test_ready_is_after_the_startup(service: Service, worker: str) -> None:
 @pytest.mark.parametrize(("startup", "reason"), [
     ("startup=fail", r"failed to boot: lifespan startup failed: DatabaseError: away"),
     ("startup=hang", r"not ready in 4s \(hot_ready_timeout\)"),
-    ("startup=block", r"not ready in 4s \(hot_ready_timeout\)"),
+    pytest.param("startup=block", r"not ready in 4s \(hot_ready_timeout\)", marks=pytest.mark.slow),
     ("broken", r"failed to boot: RuntimeError: this release is broken"),
 ])
 def test_a_startup_that_does_not_end_well_ends_the_upgrade(
@@ -189,7 +189,9 @@ def test_a_shutdown_that_hangs_is_cut(service: Service, worker: str) -> None:
 # --- the gate and the signals
 
 
-@pytest.mark.parametrize("sig", [signal.SIGTERM, signal.SIGINT, signal.SIGQUIT])
+@pytest.mark.parametrize("sig", [
+    signal.SIGTERM, signal.SIGQUIT, pytest.param(signal.SIGINT, marks=pytest.mark.slow),
+])
 def test_a_worker_at_the_gate_can_be_stopped(service: Service, worker: str, sig: signal.Signals) -> None:
     service.configure(worker_class=worker, workers=2)
     service.start()
@@ -301,6 +303,17 @@ def test_a_websocket_that_ends_lets_the_worker_leave(service: Service, worker: s
         websocket.send(8, b"\x03\xe8")
         assert websocket.wait_closed() == 1000
         service.wait_log("Upgrade: done, .* 0 requests cut")
+
+
+@pytest.mark.parametrize("sig", [signal.SIGTERM, signal.SIGQUIT])
+def test_a_service_that_is_stopped_tells_its_websockets(service: Service, worker: str, sig: signal.Signals) -> None:
+    service.configure(worker_class=worker, workers=1, graceful_timeout=2)
+    service.start()
+    with open_websocket(service) as websocket:
+        assert websocket.ask("one") == "A one"
+        service.signal(sig)
+        assert websocket.wait_closed() == 1012
+    wait_gone(service.master)
 
 
 def test_a_thread_does_not_outlive_the_deadline(service: Service, worker: str) -> None:

@@ -350,7 +350,8 @@ class AioWorker(HotWorker):
 
     def _on_link(self) -> None:
         self.read_link()
-        self.wake()
+        # At once: a request that came with a pause is answered in the next turn of the loop.
+        self._follow()
 
     def on_phase(self) -> None:
         # Perhaps in a signal handler, in the midst of the loop's own work.
@@ -442,7 +443,7 @@ class AioWorker(HotWorker):
 
     def on_connection_lost(self, connection: Any, exc: Exception | None) -> None:
         """Called by a protocol when its connection has ended; nothing of its output is left in this process."""
-        if not self.drain.accepting:
+        if not self.drain.accepting or self._is_quitting:
             if exc is None:
                 self._linger(connection.transport)
             self._on_done(None)
