@@ -56,6 +56,8 @@ class HotWorker(_Base):
     bypasses: ClassVar[tuple[str, ...]] = ()
     #: Set in the master before it forks: others serve while this worker loads the application.
     loads_beside_others: ClassVar[bool] = False
+    #: What it has told its master to wait for, and in the master: what it was told.
+    waits = ""
 
     if TYPE_CHECKING:
         pid: int  # type: ignore[assignment]
@@ -77,8 +79,6 @@ class HotWorker(_Base):
         self.forked_at = time.monotonic()
         #: Set when it leaves with connections open: a normal exit would wait for the threads that serve them.
         self.leaves_at_once = False
-        #: What it has told its master to wait for, and in the master: what it was told.
-        self.waits = ""
         self._reading = self._read_again = False
         self._has_reported = False
         #: Messages read from the link, modulo 256: what SENT says when there is nothing to read.
