@@ -623,7 +623,6 @@ class HotArbiter(_Base):
         limit = self._boot_limit()
         if not limit or not self._is_incoming:
             # Nobody serves beside us, or fewer than there should: the missing ones are needed at once.
-            self._is_keeping_back = False
             return missing
         loading = [pid for pid, worker in self.WORKERS.items() if not worker.is_ready]
         room = pace.room(limit, len(loading), self._pace.demand(loading, time.monotonic()))
@@ -777,6 +776,7 @@ class HotArbiter(_Base):
     def manage_workers(self) -> None:
         if not self._is_up:
             self._come_up()
+        self._is_keeping_back = False
         if self.outgoing.accepting:
             super().manage_workers()
             if self.uses_slots and not self._is_incoming:

@@ -27,9 +27,7 @@ def twin(worker_class: type[Any]) -> type[Any]:
     """Return the hot class for `worker_class`: itself, its twin, a mixture, or one that at least has the gate."""
     if issubclass(worker_class, HotWorker):
         return worker_class
-    from gunicorn_hot.workers import mixing
-    from gunicorn_hot.workers.other import gated
-
+    why = "gunicorn_hot does not know it"
     for stock in worker_class.__mro__:
         name = f"{stock.__module__}.{stock.__qualname__}"
         if name not in _TWINS:
@@ -38,11 +36,16 @@ def twin(worker_class: type[Any]) -> type[Any]:
         found: type[Any] = getattr(import_module(module), attribute)
         if stock is worker_class:
             return found
-        why = mixing.obstacle(worker_class, found, stock)
-        if why is not None:
-            return gated(worker_class, why)
+        from gunicorn_hot.workers import mixing
+
+        obstacle = mixing.obstacle(worker_class, found, stock)
         try:
-            return mixing.mixed(worker_class, found)
+            if obstacle is None:
+                return mixing.mixed(worker_class, found)
+            why = obstacle
         except TypeError as exc:
-            return gated(worker_class, str(exc))
-    return gated(worker_class, "gunicorn_hot does not know it")
+            why = str(exc)
+        break
+    from gunicorn_hot.workers.other import gated
+
+    return gated(worker_class, why)
