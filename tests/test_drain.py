@@ -168,6 +168,23 @@ def test_a_connection_is_closed_after_a_response_that_begins_later_than_the_paus
     assert asked(keep, make())() is True
 
 
+@pytest.mark.parametrize("wish", [keep, close])
+def test_a_connection_is_kept_while_more_requests_were_received(wish: Callable[[], bool]) -> None:
+    questions = []
+
+    def more_received(request: Request) -> bool:
+        questions.append(request)
+        return len(questions) < 3
+
+    drain = Drain(more_received)
+    assert not InFlight(Request(keep), drain, now=7.0)()
+    assert not questions    # it costs a system call
+    drain.pause()
+    assert [InFlight(Request(wish), drain, now=7.0)() for _ in range(3)] == (
+        [False, False, True] if wish is keep else [True, True, True]
+    )
+
+
 @IN_EACH_PHASE
 def test_a_client_that_wants_to_close_is_obeyed_in_each_phase(make: Make) -> None:
     assert asked(close, make())() is True

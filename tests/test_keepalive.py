@@ -127,8 +127,8 @@ def test_a_client_that_never_stops_pipelining_does_not_hold_the_drain(service: S
 
 
 @pytest.mark.parametrize("worker", KEEP_ALIVE)
-def test_http_1_0_keep_alive(service: Service, worker: str, transport: dict[str, str]) -> None:
-    service.configure(worker_class=worker, workers=1, keepalive=20, hot_probation=0, **transport)
+def test_http_1_0_keep_alive(service: Service, worker: str) -> None:
+    service.configure(worker_class=worker, workers=1, keepalive=20, hot_probation=0)
     service.start()
     request = b"GET / HTTP/1.0\r\nConnection: keep-alive\r\n\r\n"
     with service.connect() as connection:
@@ -186,7 +186,7 @@ def test_silent_clients_delay_nobody(service: Service, certificate: Certificate,
     # gunicorn's gthread gives each a thread: for 5 s, or, in a TLS handshake, for ever.
     threads = {"threads": 2} if worker == "gthread" else {}
     tls = service.use_tls(certificate)
-    service.configure(worker_class=worker, workers=1, keepalive=1, hot_probation=0, **threads, **tls)
+    service.configure(worker_class=worker, workers=1, keepalive=0, hot_probation=0, **threads, **tls)
     service.start()
     host, port = service.address.split(":")
     with contextlib.ExitStack() as stack:
@@ -201,7 +201,7 @@ def test_silent_clients_delay_nobody(service: Service, certificate: Certificate,
         finish(service, new)
 
 
-@pytest.mark.parametrize("worker", WORKERS)
+@pytest.mark.parametrize("worker", ["sync", "gevent"])
 def test_a_silent_client_does_not_hold_the_drain_of_workers_without_keep_alive(service: Service, worker: str) -> None:
     service.configure(worker_class=worker, workers=2, keepalive=0, hot_probation=0, hot_drain_timeout=60)
     service.start()
@@ -250,11 +250,15 @@ STALLS = {
 @pytest.mark.parametrize("worker", WORKERS)
 def test_a_request_that_has_begun_is_served(service: Service, worker: str, transport: dict[str, str]) -> None:
     """However slow its client is, the drain's deadline is its only one."""
-    keepalive = 1
+    keepalive = 2
     # One that serves a request at a time is busy with each of them.
     workers = len(STALLS) if worker == "sync" else 1
     service.configure(worker_class=worker, workers=workers, keepalive=keepalive, hot_probation=0, **transport)
     service.start()
+    # Before the pause gunicorn's gevent worker cuts off a head that takes longer than the keep-alive time.
+    service.release("B hold=boot")
+    new = service.begin_upgrade()
+    service.wait_file("boot.held", lines=workers)
     with contextlib.ExitStack() as stack:
         clients = {name: stack.enter_context(service.connect()).sock for name in STALLS}
         for name, client in clients.items():
@@ -262,7 +266,8 @@ def test_a_request_that_has_begun_is_served(service: Service, worker: str, trans
         if worker != "sync":
             # It accepts in order, so now it has them all.
             assert service.ask().gen == "A"
-        new = begin_drain(service)
+        service.write("boot")
+        service.wait_log("committed to successor")
         assert clients["continue"].recv(65536) == b"HTTP/1.1 100 Continue\r\n\r\n"
         # Longer than an idle connection would live.
         clients["head"].settimeout(keepalive * 1.5)
