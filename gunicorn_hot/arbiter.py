@@ -12,7 +12,7 @@ import queue
 import signal
 import sys
 import time
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from typing import TYPE_CHECKING, Any
 
 from gunicorn import util
@@ -1102,7 +1102,9 @@ class HotArbiter(_Base):
         elif not self._handed_over and self.held is None:
             self.manager.tell(Phase.STOPPING, "Stopping", time.monotonic())
         if self._is_incoming or self._handed_over or not self._predecessor_left:
+            # The socket files are the other generation's too.
             self._close_listeners()
+        self._close_listeners(but=lambda listener: not listeners.is_abstract(listener))
         self._read_links()
         for worker in list(self.WORKERS.values()):
             if not worker.is_ready or not self._gate_open:
@@ -1121,11 +1123,12 @@ class HotArbiter(_Base):
             return not predecessor.is_parent
         return predecessor.channel.closed
 
-    def _close_listeners(self) -> None:
-        """Close our copies; the socket files are the other generation's too."""
+    def _close_listeners(self, but: Callable[[Any], bool] = lambda _: False) -> None:
+        """Close our copies, and leave it at that; those for which `but` is true stay open."""
         for listener in self.LISTENERS:
-            listener.close()
-        self.LISTENERS = []
+            if not but(listener):
+                listener.close()
+        self.LISTENERS = [listener for listener in self.LISTENERS if listener.sock is not None]
 
     def halt(self, reason: str | None = None, exit_status: int = 0) -> None:
         # Before the predecessor may take back: its own would be the one whose file is removed.

@@ -363,6 +363,21 @@ def _is_child(pid: int) -> bool:
     return True
 
 
+def close_all_but(fd: int) -> None:
+    """Close what was left open, except the standard streams and `fd`."""
+    try:
+        # Not all numbers up to the limit: that may be a thousand million.
+        opened = [int(name) for name in os.listdir("/proc/self/fd")]
+    except OSError:
+        opened = list(range(1024))
+    for number in opened:
+        if number > 2 and number != fd:
+            try:
+                os.close(number)
+            except OSError:
+                pass  # that of the listing, or none
+
+
 def main(arguments: list[str]) -> Any:
     """Hold, as the arguments NAME=value say; never returns."""
     given = dict(argument.partition("=")[::2] for argument in arguments)
@@ -374,8 +389,7 @@ def main(arguments: list[str]) -> Any:
     hold.stopping = int(given["stopping"])
     fd = int(given["fd"])
     if given.get("alone"):
-        os.closerange(3, fd)
-        os.closerange(fd + 1, os.sysconf("SC_OPEN_MAX") if os.sysconf("SC_OPEN_MAX") > 0 else 1024)
+        close_all_but(fd)
         os.chdir("/")  # not a release's folder, which will be removed
     holder = Holder(fd, hold, given["name"], given["pidfile"], os.environ.get("NOTIFY_SOCKET", ""))
     holder.run([int(sig) for sig in given["signals"].split(",") if sig])

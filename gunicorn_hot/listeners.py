@@ -164,6 +164,12 @@ def bind_others(cfg: Any, log: Any, but: Callable[[Any], bool]) -> list[Any]:
     return [made for address in cfg.address if not but(address) for made in _bind(cfg, log, address)]
 
 
+def is_abstract(listener: Any) -> bool:
+    """Whether it is a unix socket without a file. gunicorn 27 tries to unlink that too, and dies in its stop()."""
+    name = listener.getsockname()
+    return isinstance(name, bytes) and name.startswith(b"\0")
+
+
 def end(listener: Any) -> None:
     """Stop listening, in every process that has this socket, and remove its file."""
     name = listener.getsockname()

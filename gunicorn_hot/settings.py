@@ -229,7 +229,7 @@ class HotLeave(config.Setting):
 
         Such a new master cannot say when it is ready. ``False``: it is ended after ``hot_ready_timeout``, and the old
         one serves on. ``True``: after that time the old master stops by gunicorn's own rules, and leaves the service
-        to it.
+        to it. That has no effect where the service keeps its pid (``hot_pid``).
         """
 
 

@@ -138,7 +138,11 @@ class Connection(http.client.HTTPConnection):
         if self._address.startswith("unix:"):
             sock = socket.socket(socket.AF_UNIX)
             sock.settimeout(self._timeout)
-            sock.connect(self._address.removeprefix("unix:"))
+            try:
+                sock.connect(self._address.removeprefix("unix:"))
+            except OSError:
+                sock.close()
+                raise
         else:
             host, _, port = self._address.rpartition(":")
             sock = socket.create_connection((host, int(port)), self._timeout)

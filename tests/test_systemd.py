@@ -4,13 +4,15 @@ from __future__ import annotations
 
 import json
 import re
+import shutil
 import signal
 import socket
+import subprocess
 from collections.abc import Iterator
 from typing import Any
 
 import pytest
-from server import Service, until, wait_gone
+from server import REPOSITORY, Service, until, wait_gone
 
 from gunicorn_hot.systemd import Manager, Phase
 
@@ -195,3 +197,16 @@ def test_the_application_can_speak_to_the_manager_too(service: Service, manager:
     service.start()
     environ: dict[str, Any] = json.loads(service.ask("/environ").body)
     assert environ["NOTIFY_SOCKET"] == manager.path
+
+
+@pytest.mark.skipif(shutil.which("systemd-analyze") is None, reason="no systemd-analyze here")
+def test_the_units_of_the_examples_are_valid() -> None:
+    units = sorted(REPOSITORY.glob("examples/systemd/gunicorn.*"))
+    assert len(units) == 2
+    done = subprocess.run(
+        ["systemd-analyze", "verify", "--man=no", *units],
+        stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, check=False,
+    )  # fmt: skip
+    assert done.returncode == 0, done.stdout
+    # It may have something to say of the machine's own units.
+    assert "gunicorn" not in done.stdout

@@ -59,8 +59,6 @@ class HotWorker(_Base):
     bypasses: ClassVar[tuple[str, ...]] = ()
     #: Set in the master before it forks: others serve while this worker loads the application.
     loads_beside_others: ClassVar[bool] = False
-    #: What it has told its master to wait for, and in the master: what it was told.
-    waits = ""
 
     if TYPE_CHECKING:
         pid: int  # type: ignore[assignment]

@@ -1,0 +1,61 @@
+"""Upgrades over every kind of address that gunicorn can bind."""
+
+from __future__ import annotations
+
+import os
+import socket
+import sys
+from collections.abc import Callable
+
+import gunicorn
+import pytest
+from outside import unnoticed
+from server import Service, free_port
+
+#: Opens a socket and gives it away as descriptor 7, for ``bind = "fd://7"``.
+LAUNCH = """
+import os, socket, sys
+listener = socket.create_server(("127.0.0.1", int(sys.argv[1])))
+os.dup2(listener.fileno(), 7)
+os.execv(sys.argv[2], sys.argv[2:])
+"""
+
+
+def abstract(service: Service) -> list[str]:
+    name = f"gunicorn_hot-test-{os.getpid()}-{service.folder.name}"
+    service.address = f"unix:\0{name}"
+    service.configure(bind=service.address)
+    return service.command()
+
+
+def by_descriptor(service: Service) -> list[str]:
+    service.configure(bind="fd://7")
+    port = service.address.rpartition(":")[2]
+    return [sys.executable, "-c", LAUNCH, port, *service.command()]
+
+
+def six(service: Service) -> list[str]:
+    port = free_port()
+    service.address = f"::1:{port}"
+    service.configure(bind=f"[::1]:{port}")
+    return service.command()
+
+
+@pytest.mark.parametrize("kind", [abstract, by_descriptor, six], ids=lambda kind: kind.__name__)
+def test_three_upgrades_and_a_stop(service: Service, kind: Callable[[Service], list[str]]) -> None:
+    if kind is abstract and gunicorn.version_info < (26,):
+        pytest.skip("gunicorn before 26 cannot bind an abstract unix socket")
+    if kind is six:
+        try:
+            socket.create_server(("::1", 0), family=socket.AF_INET6).close()
+        except OSError:
+            pytest.skip("no IPv6 here")
+    service.start(kind(service))
+    with unnoticed(service):
+        for release in "BCD":
+            service.upgrade(release)
+            assert service.ask().gen == release
+    service.stop()
+    assert "Traceback" not in service.log + service.read("output")
+    with pytest.raises(OSError, match="refused"):
+        service.connect()
