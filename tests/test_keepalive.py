@@ -201,8 +201,9 @@ def test_silent_clients_delay_nobody(service: Service, certificate: Certificate,
         finish(service, new)
 
 
-def test_a_silent_client_does_not_hold_the_drain_of_gevent_without_keep_alive(service: Service) -> None:
-    service.configure(worker_class="gevent", workers=2, keepalive=0, hot_probation=0, hot_drain_timeout=60)
+@pytest.mark.parametrize("worker", ["sync", "gevent"])
+def test_a_silent_client_does_not_hold_the_drain_of_workers_without_keep_alive(service: Service, worker: str) -> None:
+    service.configure(worker_class=worker, workers=2, keepalive=0, hot_probation=0, hot_drain_timeout=60)
     service.start()
     with service.connect() as silent, service.connect() as late:
         # Accepted before the drain, by whichever worker.

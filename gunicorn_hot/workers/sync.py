@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import os
 import select
+import socket
+import time
 from typing import Any
 
 from gunicorn import util
@@ -11,6 +13,9 @@ from gunicorn.workers.sync import SyncWorker as StockSyncWorker
 
 from gunicorn_hot.link import ACCEPTING
 from gunicorn_hot.workers.base import NOBODY_WAITS, HotWorker
+
+#: s; how long a draining worker waits for the first byte of a connection. As gunicorn's gthread does.
+_FIRST_BYTE = 5.0
 
 
 class SyncWorker(HotWorker, StockSyncWorker):
@@ -72,8 +77,33 @@ class SyncWorker(HotWorker, StockSyncWorker):
             board[ACCEPTING] = 0
         client.setblocking(True)
         util.close_on_exec(client)
-        self.handle(listener, client, addr)
+        if self._speaks(client):
+            self.handle(listener, client, addr)
+        else:
+            util.close(client)
         return True
+
+    def _speaks(self, client: socket.socket) -> bool:
+        """Wait for the first byte; returns False for a client that has nothing to say while this worker drains.
+
+        No heartbeats meanwhile: before a drain gunicorn's `timeout` ends such a wait, as in its own worker."""
+        try:
+            client.recv(1, socket.MSG_PEEK | socket.MSG_DONTWAIT)
+            return True
+        except BlockingIOError:
+            pass
+        except OSError:
+            return True  # whoever reads will say what it is
+        patience = time.monotonic() + _FIRST_BYTE
+        link = self.link.worker_end
+        while (self.alive and not self.drain.draining) or time.monotonic() < patience:
+            sources: list[Any] = [client] if link.closed else [client, link]
+            ready, _, _ = select.select(sources, [], [], 1.0)
+            if client in ready:
+                return True
+            if ready:
+                self.read_link()
+        return False
 
     def handle_request(self, listener: Any, req: Any, client: Any, addr: Any) -> Any:
         entry = self.begin_request(req)
