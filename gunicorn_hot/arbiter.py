@@ -1099,7 +1099,7 @@ class HotArbiter(_Base):
         if self._is_incoming:
             # Nobody is served here, or the predecessor's workers are waiting to serve them.
             graceful = graceful and self._gate_open
-        elif not self._handed_over and self.held is None:
+        elif not self._handed_over and self.held is None and self._predecessor_left:
             self.manager.tell(Phase.STOPPING, "Stopping", time.monotonic())
         if self._is_incoming or self._handed_over or not self._predecessor_left:
             # The socket files are the other generation's too.

@@ -183,9 +183,10 @@ def test_a_successor_that_is_given_up_does_not_say_that_the_service_stops(
         service.signal(signal.SIGUSR2, pid if hot_pid == "stable" else None)
         service.wait_log("committed to successor", after=mark)
         new = int(service.wait_log(r"booting successor with pid: (\d+)", after=mark)[0][1])
-        # It leaves by itself while the old one drains.
-        service.signal(signal.SIGSTOP, new)
-        service.signal(signal.SIGKILL, new)
+        # It halts, with status 3, while the old one drains.
+        service.write("app.py", "raise RuntimeError('broken')")
+        service.signal(signal.SIGKILL, service.workers(new)[0])
+        wait_gone(new)
         service.wait_log("Upgrade failed", after=mark)
         service.write("go")
     manager.wait(r"STATUS=Serving, generation .*upgrade failed.*")
