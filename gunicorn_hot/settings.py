@@ -187,9 +187,8 @@ class HotPid(config.Setting):
 
         ``follow``: the new master's; the pid file is replaced atomically and the old master exits. ``stable``: always
         the same; the first master becomes a small process that passes signals on and ends as the service ends (Linux
-        only). ``auto``: ``stable`` where somebody may be waiting for that pid (PID 1 of a container, systemd,
-        supervisord, runit, s6, a terminal, any living parent), ``follow`` for a daemon or a detached process; the log
-        says why.
+        only). ``auto``: ``stable`` where somebody is known to wait for that pid (PID 1 of a container, systemd,
+        supervisord, runit, s6, circus, a foreground terminal), ``follow`` otherwise; the log says why.
         """
 
 

@@ -1,7 +1,7 @@
 """Whose pid a service should have after an upgrade, by who has started it: hot_pid = "auto".
 
-Somebody who waits for a process believes that the service ends with it. So the pid is kept wherever somebody may wait;
-the service pays for that with one small process. It changes hands only where nobody can be waiting.
+Somebody who waits for a process believes that the service ends with it. So the pid is kept where somebody is known to
+wait; the service pays for that with one small process, and with a pid that must not be killed. Elsewhere it follows.
 """
 
 from __future__ import annotations
@@ -95,7 +95,10 @@ def decide(setting: str, facts: Facts) -> tuple[bool, str]:
         return False, "it is detached, nobody waits for it"
     if facts.foreground:
         return True, "it is in the foreground of a terminal"
-    return True, f"its parent may wait for it: {facts.parent or 'a process'} (pid {facts.ppid})"
+    parent = f"{facts.parent or 'a process'} (pid {facts.ppid})"
+    if facts.ppid == 1:
+        return True, f"PID 1 may wait for it: {parent}"
+    return False, f"{parent} is not known to wait for it; if it does, set hot_pid to 'stable'"
 
 
 def _by_marks(facts: Facts) -> str:

@@ -54,16 +54,19 @@ STABLE: dict[str, tuple[Facts, str]] = {
     "circus": (facts(parent="circusd"), "circus watches it: circusd (pid 4000)"),
     "an init of a container": (facts(ppid=1, parent="tini"), "a container's init watches it: tini (pid 1)"),
     "a terminal": (facts(parent="bash", foreground=True), "it is in the foreground of a terminal"),
-    "a runner like foreman": (facts(parent="ruby"), "its parent may wait for it: ruby (pid 4000)"),
+    "a runner of processes": (facts(parent="foreman"), "foreman watches it: foreman (pid 4000)"),
     "PID 1 of a container, by a script": (
-        facts(ppid=1, parent="entrypoint.sh"), "its parent may wait for it: entrypoint.sh (pid 1)"
+        facts(ppid=1, parent="entrypoint.sh"), "PID 1 may wait for it: entrypoint.sh (pid 1)"
     ),
-    "a parent that cannot be seen": (facts(parent=""), "its parent may wait for it: a process (pid 4000)"),
+    "PID 1 of a container that cannot be seen": (facts(ppid=1, parent=""), "PID 1 may wait for it: a process (pid 1)"),
 }
 FOLLOW: dict[str, tuple[Facts, str]] = {
     "a daemon": (facts(ppid=1, parent="systemd", daemon=True), "it is a daemon"),
     "a daemon of a desktop's terminal": (
         facts(INVOKED, ppid=1, parent="systemd", unit="vte-spawn-1.scope", daemon=True), "it is a daemon"
+    ),
+    "a job in the background": (
+        facts(parent="bash"), "bash (pid 4000) is not known to wait for it; if it does, set hot_pid to 'stable'"
     ),
     "nohup": (facts(parent="bash", nohup=True, foreground=True), "it was started by nohup"),
     "an orphan": (
@@ -120,16 +123,29 @@ def wait_for_end_of_upgrade(service: Service, mark: int) -> int:
     return new
 
 
-def test_a_child_of_a_process_that_may_wait(service: Service) -> None:
+def test_a_child_of_a_known_watcher(service: Service) -> None:
     service.configure(hot_pid=None, workers=1)
-    service.start()
-    assert re.search(r"hot_pid: stable, its parent may wait for it: \S+ \(pid \d+\)", service.log)
+    # A runner of processes, as far as its name tells.
+    runner = service.folder / "honcho"
+    runner.write_text('#!/bin/sh\n"$@" & wait $!\n')
+    runner.chmod(0o755)
+    service.start([str(runner), *service.command()])
+    assert re.search(r"hot_pid: stable, honcho watches it: honcho \(pid \d+\)", service.log)
     mark = service.mark()
     service.release("B")
     service.signal(signal.SIGUSR2)
     wait_for_end_of_upgrade(service, mark)
     assert service.ask().gen == "B"
     assert service.pid_in() == service.master
+
+
+def test_a_child_of_anybody_else(service: Service) -> None:
+    service.configure(hot_pid=None, workers=1)
+    service.start()
+    assert re.search(r"hot_pid: follow, \S+ \(pid \d+\) is not known to wait for it", service.log)
+    old = service.master
+    service.upgrade("B")
+    assert service.pid_in() == service.master != old
 
 
 def test_nohup(service: Service) -> None:

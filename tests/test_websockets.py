@@ -67,7 +67,7 @@ def test_a_websocket_is_cut_at_the_deadline(service: Service, worker: str) -> No
     with websocket(service) as client:
         _, pid = say(client, "hello")
         new = begin_drain(service)
-        (cut,) = service.wait_log(r"Cut: GET /socket after \d+\.\ds \(worker pid: (\d+)\)")
+        (cut,) = service.wait_log(r"Cut: GET /socket after \d+\.\ds(?:, \d+ bytes sent)? \(worker pid: (\d+)\)")
         assert int(cut[1]) == pid
         service.wait_log("Upgrade: done, .* 1 requests cut")
         with pytest.raises(simple_websocket.ConnectionClosed):
