@@ -10,6 +10,7 @@ import time
 from functools import partial
 from typing import Any
 
+import gunicorn
 from gunicorn import util
 from gunicorn.workers.gthread import _DEFER, DEFAULT_WORKER_DATA_TIMEOUT  # type: ignore[attr-defined]
 from gunicorn.workers.gthread import ThreadWorker as StockThreadWorker
@@ -20,6 +21,8 @@ from gunicorn_hot.workers.gthread_client import ClientsTurn, Connection, notify_
 from gunicorn_hot.workers.pipeline import is_waiting
 
 _TICK = 1.0
+#: gunicorn's worker looks itself for a next request that has come with the last one.
+_SEES_WHAT_WAS_READ_AHEAD = gunicorn.version_info >= (27,)
 #: s, at the end of a drain: for what crosses the end of an idle connection.
 _LAST_LINGER = 0.1
 #: As in gunicorn's `util.close_graceful`: seconds, and bytes per read.
@@ -48,6 +51,8 @@ class ThreadWorker(HotWorker, StockThreadWorker):
             from gunicorn_hot.workers import http2
 
             http2.use()
+        elif not self.cfg.is_ssl and _SEES_WHAT_WAS_READ_AHEAD:
+            self._take_the_short_way()
         if not self.pass_gate():
             return
         queue: Any = self.method_queue
@@ -83,6 +88,12 @@ class ThreadWorker(HotWorker, StockThreadWorker):
         # What is left is what gunicorn's worker does after SIGTERM. Its own loop ends before its first pass.
         self.alive = False
         super().run()
+
+    def _take_the_short_way(self) -> None:
+        """Without TLS and HTTP/2 nothing below is special, and two calls less for each request can be measured."""
+        for name in ("handle", "finish_request"):
+            if getattr(type(self), name) is getattr(ThreadWorker, name):
+                setattr(self, name, getattr(super(), name))
 
     def _give_up(self) -> None:
         """The drain is over: end idle connections politely, and what is being answered by leaving."""
