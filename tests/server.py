@@ -337,6 +337,14 @@ class Service:
         self.signal(signal.SIGUSR2)
         return int(self.wait_log(r"Upgrade: booting successor with pid: (\d+)", after=mark)[0][1])
 
+    def begin_drain(self, release: str = "B") -> int:
+        """Upgrade until the old generation drains; returns the new master's pid."""
+        mark = self.mark()
+        self.release(release)
+        new = self.begin_upgrade()
+        self.wait_log("committed to successor", after=mark)
+        return new
+
     def upgrade(self, release: str | None = None) -> int:
         """Put the release on the disk, send SIGUSR2, and wait until the old master has left.
 

@@ -23,14 +23,6 @@ def _installed(worker: str) -> None:
         pytest.importorskip("uvicorn_worker")
 
 
-def begin_drain(service: Service) -> int:
-    mark = service.mark()
-    service.release("B")
-    new = service.begin_upgrade()
-    service.wait_log("committed to successor", after=mark)
-    return new
-
-
 REQUEST = b"GET / HTTP/1.1\r\nHost: localhost\r\n\r\n"
 
 
@@ -235,7 +227,7 @@ def test_a_busy_loop_neither_delays_the_cut_over_nor_accepts_after_it(service: S
     with service.connect() as busy, contextlib.ExitStack() as stack:
         busy.send_request("/block?file=go")
         service.wait_file("go.held", lines=1)
-        new = begin_drain(service)
+        new = service.begin_drain()
         assert "no answer to the pause" not in service.log
         # Busy like the old one, the new one leaves it to that to accept these.
         busy_too = stack.enter_context(service.connect())
@@ -279,7 +271,7 @@ def test_websockets_are_closed_with_1012_at_the_deadline(service: Service, worke
     service.start()
     with open_websocket(service) as websocket:
         assert websocket.ask("one") == "A one"
-        new = begin_drain(service)
+        new = service.begin_drain()
         # It holds the drain, and works.
         assert websocket.ask("two") == "A two"
         assert websocket.wait_closed() == 1012
@@ -298,7 +290,7 @@ def test_a_websocket_that_ends_lets_the_worker_leave(service: Service, worker: s
     service.configure(worker_class=worker, workers=1, hot_drain_timeout=60, hot_probation=0)
     service.start()
     with open_websocket(service) as websocket:
-        begin_drain(service)
+        service.begin_drain()
         assert websocket.ask("two") == "A two"
         websocket.send(8, b"\x03\xe8")
         assert websocket.wait_closed() == 1000
@@ -354,7 +346,7 @@ def test_a_client_that_does_not_close_does_not_hold_the_drain(service: Service, 
         clients = [stack.enter_context(service.connect()) for _ in range(20)]
         for client in clients:
             client.ask()
-        begin_drain(service)
+        service.begin_drain()
         for client in clients:
             client.sock.sendall(REQUEST)
         for client in clients:
@@ -371,7 +363,7 @@ def test_a_request_that_crosses_our_end_is_not_answered_by_a_reset(service: Serv
         for client in clients:
             client.sendall(REQUEST)
             assert read_answer(client).startswith(b"HTTP/1.1 200 ")
-        begin_drain(service)
+        service.begin_drain()
         for client in clients:
             client.sendall(REQUEST)
             poll = select.poll()
@@ -418,7 +410,7 @@ def test_config_kwargs_of_a_subclass(service: Service, worker: str) -> None:
         response = connection.getresponse()
         assert (response.headers["x-mine"], response.headers["server"]) == ("yes", None)
     with open_websocket(service) as websocket:
-        begin_drain(service)
+        service.begin_drain()
         assert websocket.ask("one") == "A one"
         assert websocket.wait_closed() == 1012
         service.wait_log("Upgrade: done, .* 1 requests cut")

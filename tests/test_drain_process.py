@@ -29,15 +29,6 @@ def on_drain(worker):
 """
 
 
-def begin_drain(service: Service) -> int:
-    """Upgrade until the old generation drains; returns the successor's pid."""
-    mark = service.mark()
-    service.release("B")
-    new = service.begin_upgrade()
-    service.wait_log("committed to successor", after=mark)
-    return new
-
-
 def finish(service: Service, new: int) -> None:
     """Wait until the old master has left."""
     wait_gone(service.master)
@@ -75,7 +66,7 @@ def test_what_is_cut_at_the_deadline_is_reported(service: Service, worker: str) 
     service.configure(worker_class=worker, hot_drain_timeout=1, hot_probation=0)
     service.start()
     with service.held() as held:
-        new = begin_drain(service)
+        new = service.begin_drain()
         (cut,) = service.wait_log(r"Cut: GET /hold\?file=go after (\d+\.\d)s(?:, 0 bytes sent)? \(worker pid: (\d+)\)")
         assert float(cut[1]) >= 1
         assert int(cut[2]) == int(service.read("go.held"))
@@ -110,7 +101,7 @@ def test_how_much_of_an_answer_was_sent_before_it_was_cut(service: Service, work
         data = b""
         while not data.endswith(b"\r\n\r\n" + b"x" * 1000):
             data += connection.sock.recv(65536)
-        new = begin_drain(service)
+        new = service.begin_drain()
         (cut,) = service.wait_log(r"Cut: GET /half after \d+\.\ds, (\d+) bytes sent \(worker pid: \d+\)")
         # gevent's own server counts the head, too.
         assert int(cut[1]) == (len(data) if worker == "gevent_pywsgi" else 1000)
@@ -123,7 +114,7 @@ def test_the_master_leaves_with_its_last_request(service: Service, worker: str) 
     service.start()
     workers = service.workers()
     with service.held() as held:
-        new = begin_drain(service)
+        new = service.begin_drain()
         # The other worker has nothing to wait for.
         busy = int(service.read("go.held"))
         (idle,) = set(workers) - {busy}
@@ -190,7 +181,7 @@ def test_term_to_the_draining_master_ends_the_drain_only(service: Service, worke
     service.configure(worker_class=worker, graceful_timeout=1, hot_drain_timeout=20, hot_probation=0)
     service.start()
     with service.held() as held:
-        new = begin_drain(service)
+        new = service.begin_drain()
         service.signal(signal.SIGTERM)
         wait_gone(service.master)
         with contextlib.suppress(OSError):

@@ -115,14 +115,6 @@ def last_stream(frame: Frame) -> tuple[int, int]:
     return last, error
 
 
-def begin_drain(service: Service) -> int:
-    mark = service.mark()
-    service.release("B")
-    new = service.begin_upgrade()
-    service.wait_log("committed to successor", after=mark)
-    return new
-
-
 def finish(service: Service, new: int, cut: int = 0) -> None:
     service.wait_log(f"Upgrade: done, .* {cut} requests cut")
     wait_gone(service.master)
@@ -159,7 +151,7 @@ def test_a_connection_without_a_stream_yet(service: Service, worker: str, transp
     with FrameConnection(address, service.tls) as late, FrameConnection(address, service.tls) as silent:
         # Accepted in order.
         assert service.ask().gen == "A"
-        new = begin_drain(service)
+        new = service.begin_drain()
         late.open("/hold?file=go")
         assert int(service.wait_file("go.held", lines=1)) not in service.workers(new)
         service.write("go")
@@ -176,7 +168,7 @@ def test_streams_under_way_finish(service: Service, worker: str, transport: dict
         first = connection.open("/hold?file=go")
         service.wait_file("go.held", lines=1)
         half = connection.open("/upload", b"01234", ends=False)
-        new = begin_drain(service)
+        new = service.begin_drain()
         # The server cannot have said that it takes no more.
         late = connection.open("/")
         service.write("go")
@@ -213,7 +205,7 @@ def test_httpx_notices_nothing(service: Service, worker: str, transport: dict[st
         thread = threading.Thread(target=lambda: answers.append(busy.get("/hold?file=go")))
         thread.start()
         service.wait_file("go.held", lines=1)
-        new = begin_drain(service)
+        new = service.begin_drain()
         assert idle.get("/").headers["x-gen"] == "B"
         service.write("go")
         thread.join()
@@ -246,7 +238,7 @@ def test_what_is_cut_is_reported(service: Service, worker: str, transport: dict[
     with FrameConnection(service.address, service.tls) as connection:
         connection.open("/hold?file=go")
         service.wait_file("go.held", lines=1)
-        new = begin_drain(service)
+        new = service.begin_drain()
         service.wait_log(r"Cut: GET /hold\?file=go after \d+\.\ds(?:, 0 bytes sent)? \(worker pid: \d+\)")
         finish(service, new, cut=1)
 

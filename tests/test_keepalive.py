@@ -33,15 +33,6 @@ def transport(request: pytest.FixtureRequest, service: Service) -> dict[str, str
     return service.use_tls(certificate)
 
 
-def begin_drain(service: Service) -> int:
-    """Upgrade until the old generation drains; returns the successor's pid."""
-    mark = service.mark()
-    service.release("B")
-    new = service.begin_upgrade()
-    service.wait_log("committed to successor", after=mark)
-    return new
-
-
 def finish(service: Service, new: int, cut: int = 0) -> None:
     """Wait until the old master has left."""
     service.wait_log(f"Upgrade: done, .* {cut} requests cut")
@@ -82,7 +73,7 @@ def test_pipelined_requests_are_served_in_order(service: Service, worker: str, t
         unread = b"POST / HTTP/1.1\r\nHost: localhost\r\nContent-Length: 5\r\n\r\nabcde"
         # More than the server reads at once, so that they wait in more than one place.
         connection.sock.sendall(GET % b"/" * 300 + upload + GET % b"/" + unread + GET % b"/")
-        new = begin_drain(service)
+        new = service.begin_drain()
         service.write("go")
         got = answers(read_all(connection.sock))
     kept = ("200", "keep-alive", "hello\n")
@@ -110,7 +101,7 @@ def test_a_client_that_never_stops_pipelining_does_not_hold_the_drain(service: S
     with service.connect() as connection:
         connection.sock.sendall(GET % b"/hold?file=go" + GET % b"/" * depth)
         service.wait_file("go.held", lines=1)
-        new = begin_drain(service)
+        new = service.begin_drain()
         service.write("go")
         data, sent = b"", depth + 1
         with contextlib.suppress(ConnectionError):
@@ -137,7 +128,7 @@ def test_http_1_0_keep_alive(service: Service, worker: str) -> None:
         while not data.endswith(b"hello\n"):
             data += connection.sock.recv(65536)
         assert b"Connection: keep-alive" in data
-        new = begin_drain(service)
+        new = service.begin_drain()
         connection.sock.sendall(request)
         assert answers(read_all(connection.sock)) == [("200", "close", "hello\n")]
     finish(service, new)
@@ -154,7 +145,7 @@ def test_what_crosses_the_end_of_an_idle_connection_is_not_reset(
     with service.connect() as connection:
         connection.ask()
         if draining:
-            new = begin_drain(service)
+            new = service.begin_drain()
         connection.was_closed()
         # The server has closed; to it, this is what was already under way then.
         connection.sock.sendall(GET % b"/")
@@ -173,7 +164,7 @@ def test_an_idle_connection_lives_to_the_deadline(service: Service, worker: str)
     service.start()
     with service.connect() as connection:
         connection.ask()
-        new = begin_drain(service)
+        new = service.begin_drain()
         drained = time.monotonic()
         connection.was_closed()
         # A moment lies between the line in the log and our knowledge of it.
@@ -196,7 +187,7 @@ def test_silent_clients_delay_nobody(service: Service, certificate: Certificate,
                 client.sendall(b"\x16\x03\x01\x02\x00\x01\x00")  # the beginning of a TLS handshake
         assert service.ask().gen == "A"
         # They have no request: the drain need not last to its deadline.
-        new = begin_drain(service)
+        new = service.begin_drain()
         assert service.ask().gen == "B"
         finish(service, new)
 
@@ -208,7 +199,7 @@ def test_a_silent_client_does_not_hold_the_drain_of_workers_without_keep_alive(s
     with service.connect() as silent, service.connect() as late:
         # Accepted before the drain, by whichever worker.
         late.sock.sendall(b"G")
-        new = begin_drain(service)
+        new = service.begin_drain()
         late.sock.sendall(b"ET / HTTP/1.1\r\nHost: localhost\r\n\r\n")
         assert answers(read_all(late.sock)) == [("200", "close", "hello\n")]
         finish(service, new)
@@ -224,7 +215,7 @@ def test_clients_that_do_not_close_hold_up_no_drain(service: Service, worker: st
         clients = [stack.enter_context(service.connect()) for _ in range(CLIENTS)]
         for client in clients:
             client.ask()
-        new = begin_drain(service)
+        new = service.begin_drain()
         for client in clients:
             # Unlike http.client, this one does not close its end.
             client.sock.sendall(GET % b"/")

@@ -33,14 +33,6 @@ def say(client: Any, word: str) -> tuple[str, int]:
     return release, int(pid)
 
 
-def begin_drain(service: Service) -> int:
-    mark = service.mark()
-    service.release("B")
-    new = service.begin_upgrade()
-    service.wait_log("committed to successor", after=mark)
-    return new
-
-
 @pytest.mark.parametrize("worker", WORKERS)
 def test_a_websocket_lives_through_the_upgrade(service: Service, worker: str) -> None:
     shutil.copy(APPS / "sockets.py", service.folder / "app.py")
@@ -48,7 +40,7 @@ def test_a_websocket_lives_through_the_upgrade(service: Service, worker: str) ->
     service.start()
     with websocket(service) as old:
         before = say(old, "hello")
-        new = begin_drain(service)
+        new = service.begin_drain()
         assert say(old, "again") == before
         with websocket(service) as young:
             assert say(young, "hello")[0] == "B"
@@ -66,7 +58,7 @@ def test_a_websocket_is_cut_at_the_deadline(service: Service, worker: str) -> No
     service.start()
     with websocket(service) as client:
         _, pid = say(client, "hello")
-        new = begin_drain(service)
+        new = service.begin_drain()
         (cut,) = service.wait_log(r"Cut: GET /socket after \d+\.\ds(?:, \d+ bytes sent)? \(worker pid: (\d+)\)")
         assert int(cut[1]) == pid
         service.wait_log("Upgrade: done, .* 1 requests cut")
