@@ -6,7 +6,8 @@ sight of an application that is preloaded, of its threads, and of the programs t
 
 from __future__ import annotations
 
-from collections.abc import MutableMapping
+from collections.abc import Callable, Mapping, MutableMapping
+from typing import TypeVar
 
 from gunicorn_hot import private
 from gunicorn_hot.channel import Channel
@@ -20,6 +21,8 @@ CHANNEL_VARIABLE = PREFIX + "FD"
 HOLDER_VARIABLE = PREFIX + "HOLDER"
 #: How many generations there have been, with this one.
 GENERATION_VARIABLE = PREFIX + "GENERATION"
+
+_Resource = TypeVar("_Resource", bound=private.Closable)
 
 #: Our variables, once they are claimed.
 variables: dict[str, str] = {}
@@ -36,22 +39,23 @@ def claim(environ: MutableMapping[str, str]) -> None:
     if not found or "GUNICORN_PID" not in environ:
         return
     variables.update(found)
-    if (value := found.get(HOLDER_VARIABLE)) is not None:
-        try:
-            _held = Held.inherited(int(value))
-        except (OSError, ValueError) as exc:
-            _held = OSError(f"{HOLDER_VARIABLE}={value} is not the channel to a holder: {exc}")
-        else:
-            private.register(_held)
-    fd = found.get(CHANNEL_VARIABLE)
-    if fd is None:
-        return
+    _held = _adopt(found, HOLDER_VARIABLE, Held.inherited, "a holder")
+    _channel = _adopt(found, CHANNEL_VARIABLE, Channel.from_fd, "a predecessor")
+
+
+def _adopt(
+    found: Mapping[str, str], name: str, adopt: Callable[[int], _Resource], whose: str
+) -> _Resource | OSError | None:
+    """Return what the variable names, closed in each child from now on, or why it is none."""
+    value = found.get(name)
+    if value is None:
+        return None
     try:
-        _channel = Channel.from_fd(int(fd))
+        resource = adopt(int(value))
     except (OSError, ValueError) as exc:
-        _channel = OSError(f"{CHANNEL_VARIABLE}={fd} is not the channel to a predecessor: {exc}")
-    else:
-        private.register(_channel)
+        return OSError(f"{name}={value} is not the channel to {whose}: {exc}")
+    private.register(resource)
+    return resource
 
 
 def channel() -> Channel | None:
@@ -81,4 +85,3 @@ def generation() -> int:
 def is_ours(name: str) -> bool:
     """Whether an environment variable is meant for one generation alone: ours, gunicorn's, or systemd's."""
     return name.startswith(PREFIX) or name in ("GUNICORN_PID", "GUNICORN_FD", "LISTEN_PID", "LISTEN_FDS")
-

@@ -389,6 +389,14 @@ class HotWorker(_Base):
         super().handle_exit(sig, frame)
         app.announce()
 
+    def end_drain_now(self) -> bool:
+        """The master's deadline has come: what is left to do is the main loop's. False if there is no drain to end."""
+        if not (self.alive and self.drain.draining):
+            return False
+        self.cfg.worker_int(self)
+        self.drain.deadline = time.monotonic()
+        return True
+
     def handle_quit(self, sig: int, frame: Any) -> None:
         self.report_cut()
         super().handle_quit(sig, frame)

@@ -223,12 +223,14 @@ class GeventWorker(HotWorker, ggevent.GeventWorker):
 
     def _end_idle(self) -> None:
         """The drain is over: end the connections that are idle politely, and give them a moment for that."""
-        waits = [getattr(greenlet, "hot_wait", None) for server in self._servers for greenlet in server.pool]
-        for wait in waits:
-            if wait is not None and not wait.is_under_way:
-                wait.end()
-        if any(waits):
-            gevent.sleep(_LAST_LINGER)
+        ended = []
+        for server in self._servers:
+            for greenlet in server.pool:
+                wait = getattr(greenlet, "hot_wait", None)
+                if wait is not None and not wait.is_under_way:
+                    wait.end()
+                    ended.append(greenlet)
+        gevent.joinall(ended, timeout=_LAST_LINGER)
 
     def _tell_idle(self) -> None:
         """End the idle HTTP/2 connections: with their word for that, it harms no request."""
@@ -259,12 +261,9 @@ class GeventWorker(HotWorker, ggevent.GeventWorker):
             pass  # the client was quicker
 
     def handle_quit(self, sig: int, frame: Any) -> None:
-        if not (self.alive and self.drain.draining):
+        # The signal has woken the main greenlet.
+        if not self.end_drain_now():
             super().handle_quit(sig, frame)
-            return
-        # The master's deadline. The main greenlet, which the signal has woken, does what is left to do.
-        self.cfg.worker_int(self)
-        self.drain.deadline = time.monotonic()
 
     def _on_signal(self) -> None:
         os.read(self.PIPE[0], 4096)

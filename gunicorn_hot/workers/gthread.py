@@ -106,13 +106,10 @@ class ThreadWorker(HotWorker, StockThreadWorker):
         self.leaves_at_once = True
 
     def handle_quit(self, sig: int, frame: Any) -> None:
-        if not (self.alive and self.drain.draining):
+        if self.end_drain_now():
+            self.method_queue.defer(_nothing)
+        else:
             super().handle_quit(sig, frame)
-            return
-        # The master's deadline. What is left to do is the main loop's.
-        self.cfg.worker_int(self)
-        self.drain.deadline = time.monotonic()
-        self.method_queue.defer(_nothing)
 
     def _patience(self, now: float) -> float:
         """Seconds until something must be looked at even if no event comes."""
