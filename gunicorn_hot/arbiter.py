@@ -1208,7 +1208,7 @@ class HotArbiter(_Base):
                 self._become_holder()
             raise
         except SystemExit:
-            self.reporter.ends()
+            self.reporter.ends(on_purpose=not exit_status)
             if self._keeps_pid:
                 self._become_holder()
             elif self._handed_over and self.held is None and (heir := self._heir_pid()):
