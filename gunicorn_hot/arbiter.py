@@ -392,6 +392,8 @@ class HotArbiter(_Base):
             # is a death.
             messages = [message for message in messages if message.type in _LAST_WORDS]
         for message in messages:
+            if self.successor is not successor:
+                return  # it was found dead, and was reaped, because of what it has said before
             try:
                 self._from_successor(message)
             except (ArithmeticError, LookupError, TypeError, ValueError) as exc:
