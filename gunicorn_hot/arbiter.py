@@ -19,7 +19,7 @@ from gunicorn import util
 from gunicorn.errors import HaltServer
 
 from gunicorn_hot import (
-    control,
+    commands,
     early_output,
     handover,
     holds,
@@ -917,7 +917,7 @@ class HotArbiter(_Base):
         if not self._is_incoming:
             super()._start_control_server()  # type: ignore[misc]
             if self._control_server is not None:
-                control.extend(self._control_server, self.reporter)
+                commands.extend(self._control_server, self.reporter)
 
     def spawn_dirty_arbiter(self) -> Any:
         # It is forked within start(), and keeps the standard error that it finds.
