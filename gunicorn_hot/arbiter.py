@@ -81,6 +81,7 @@ class HotArbiter(_Base):
         WORKERS: dict[int, HotWorker]  # type: ignore[misc,assignment]
         LISTENERS: list[Any]  # type: ignore[misc]
         _control_server: Any
+        _get_control_socket_path: Any
         _stop_control_server: Any
 
     def become_hot(self) -> None:
@@ -273,7 +274,7 @@ class HotArbiter(_Base):
             case handover.RestoreOwnership():
                 self._restore_ownership()
             case handover.ReleaseOwnership():
-                self._stop_control_server()
+                pass  # the successor takes what there is: nothing is nobody's in between
             case handover.TakeOwnership():
                 self._take_ownership()
             case handover.OpenGate():
@@ -676,6 +677,7 @@ class HotArbiter(_Base):
     def _drain_workers(self, timeout: float) -> None:
         self._since = time.monotonic()
         self._handed_over = True
+        self._stop_control_server()
         self._end_listeners(self._to_end)
         self.log.info(
             "Upgrade: committed to successor with pid: %s; draining %s requests in %s workers, %gs at most "
@@ -854,13 +856,24 @@ class HotArbiter(_Base):
             self._announce()
         if self.pidfile is not None and pidfile.read(str(self.pidfile.fname)) != self.pid:
             _try(self.log, pidfile.replace, str(self.pidfile.fname), self.pid)
-        if self._control_server is None:
+        if self._control_server is None or not self._control_server.has_file:
+            self._stop_control_server()
             self._start_control_server()
 
     def _start_control_server(self) -> None:
         # gunicorn starts it with the first workers; its path is the predecessor's until the commit.
-        if not self._is_incoming:
-            super()._start_control_server()  # type: ignore[misc]
+        if self._is_incoming or self._control_server is not None or self.cfg.control_socket_disable:
+            return
+        # Not before: it imports asyncio, which a gevent worker must be able to patch.
+        from gunicorn_hot.control import ControlServer
+
+        try:
+            server = ControlServer(self, self._get_control_socket_path(), self.cfg.control_socket_mode)
+            server.start()
+        except Exception as exc:
+            self.log.warning("Failed to start control socket: %s", exc)
+        else:
+            self._control_server = server
 
     def spawn_dirty_arbiter(self) -> Any:
         # It is forked within start(), and keeps the standard error that it finds.
