@@ -61,6 +61,11 @@ class _Protocol(ASGIProtocol):
         # uvloop keeps the method that it calls.
         self.transport.set_protocol(self)
 
+    @property
+    def http2(self) -> Any:
+        """What speaks HTTP/2 on it, if anything does."""
+        return getattr(self, "_h2_conn", None)
+
     def request_under_way(self) -> Any:
         """Return the request that is being answered, or the one that has become a websocket, or None."""
         ready = self._request_ready
@@ -140,6 +145,12 @@ class ASGIWorker(AioWorker, StockASGIWorker):
     def make_loop(self) -> Any:
         return self.loop  # made by gunicorn's init_process
 
+    def prepare(self) -> None:
+        if "h2" in self.cfg.http_protocols:
+            from gunicorn_hot.workers import http2_async
+
+            http2_async.use()
+
     def make_lifespan(self) -> Lifespan:
         asgi = {"version": "3.0", "spec_version": "2.4"}
         return Lifespan(self.asgi, getattr(self.cfg, "asgi_lifespan", "auto"), asgi, self.state)
@@ -158,6 +169,8 @@ class ASGIWorker(AioWorker, StockASGIWorker):
         for connection in self.connections:
             if (connection.__class__ is _Protocol) != accepting:
                 connection.resume() if accepting else connection.pause()
+            if connection.http2 is not None:
+                connection.http2.stay() if accepting else connection.http2.leave()
         super()._follow()
 
     # --- connections and requests
@@ -167,27 +180,33 @@ class ASGIWorker(AioWorker, StockASGIWorker):
 
     def idle_since(self, connection: Any) -> float | None:
         # Also of those with a timer: that of gunicorn 25 and 26 is stopped as soon as it has been started.
-        # HTTP/2, uWSGI's protocol and websockets have no such parser, and their own ideas of being idle.
+        if connection.http2 is not None:
+            return connection.http2.idle_since()  # type: ignore[no-any-return]
+        # uWSGI's protocol and websockets have no such parser, and their own ideas of being idle.
         if connection._callback_parser is None or connection.request_under_way() is not None:
             return None
         since: float | None = connection.quiet_since
         return since
 
     def close_idle(self, connection: Any) -> None:
+        if connection.http2 is not None:
+            connection.http2.dismiss()
+            return
         connection._close_transport()
         if connection._request_ready is not None:
             connection._request_ready.set()
 
     def under_way(self) -> list[tuple[str, str, float]]:
-        return [
-            (request.method, request.uri, connection.since)
-            for connection in list(self.connections)
-            if (request := connection.request_under_way()) is not None
-        ]
+        found = []
+        for connection in list(self.connections):
+            if connection.http2 is not None:
+                found += [(request.method, request.uri, began) for request, began in connection.http2.begun.values()]
+            elif (request := connection.request_under_way()) is not None:
+                found.append((request.method, request.uri, connection.since))
+        return found
 
     def show_in_flight(self) -> None:
-        count = sum(connection.request_under_way() is not None for connection in self.connections)
-        self.board[IN_FLIGHT] = min(count, 255)
+        self.board[IN_FLIGHT] = min(len(self.under_way()), 255)
 
     def restart_websocket(self, connection: Any) -> bool:
         websocket = connection._websocket
