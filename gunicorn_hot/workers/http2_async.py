@@ -93,9 +93,7 @@ class Connection(stock.AsyncHTTP2Connection):
         if self._last is None:
             if self._awaited is None:
                 if self._is_readable() and not self._has_read_on:
-                    # Received before we could say it: once more, but not for ever.
-                    self._has_read_on = True
-                    return
+                    return  # received before we could say it
                 self._awaited = self.h2_conn.highest_inbound_stream_id
             if self._is_open(self._awaited):
                 return
@@ -133,6 +131,8 @@ class Connection(stock.AsyncHTTP2Connection):
         for request in requests:
             self.begun[request.stream.stream_id] = request, time.monotonic()
         if not self._worker.drain.accepting:
+            # Once is enough: a client that never stops must not hold the drain.
+            self._has_read_on = True
             self.leave()
         return requests
 
