@@ -187,18 +187,19 @@ def test_a_connection_without_a_stream_yet(service: Service, worker: str, transp
 
 @pytest.mark.parametrize("worker", WORKERS)
 def test_streams_under_way_finish(service: Service, worker: str, transport: dict[str, str]) -> None:
-    if worker == "asgi" and GUNICORN < (26, 0):
-        pytest.skip("gunicorn 25's asgi worker does not see the end of an upload over HTTP/2")
+    # Until then gunicorn's asgi worker loses the end of an upload over HTTP/2, or never sees it.
+    uploads = worker != "asgi" or GUNICORN >= (27, 0)
     service.configure(worker_class=worker, workers=1, keepalive=20, hot_probation=0, **transport)
     service.start()
     with FrameConnection(service.address, service.tls) as connection:
         first = connection.open("/hold?file=go")
         service.wait_file("go.held", lines=1)
-        half = connection.open("/upload", b"01234", ends=False)
+        half = connection.open("/upload", b"01234", ends=False) if uploads else 0
         new = service.begin_drain()
         # The server cannot have said that it takes no more.
         late = connection.open("/")
         service.write("go")
+        expected = {first: b"hello\n", late: b"hello\n", **({half: b"10\n"} if uploads else {})}
         got: dict[int, bytes] = {}
         ended, goaways = [], []
         for frame in connection.frames():
@@ -212,9 +213,9 @@ def test_streams_under_way_finish(service: Service, worker: str, transport: dict
                 assert not goaways
             if first in ended and half:
                 connection.send_body(half, b"56789")
-                half, sent = 0, half
-        assert sorted(ended) == [first, sent, late]
-        assert got == {first: b"hello\n", sent: b"10\n", late: b"hello\n"}
+                half = 0
+        assert sorted(ended) == sorted(expected)
+        assert got == expected
         assert goaways == [(late, 0)]
     finish(service, new)
     with http_client(service) as client:
