@@ -38,9 +38,10 @@ class Connection(stock.AsyncHTTP2Connection):
         #: The requests that the application is answering, by stream, and when each began, on the monotonic clock.
         self.begun: dict[int, tuple[Any, float]] = {}
         self.made_at = time.monotonic()
-        #: In a drain: the highest stream that must be answered before GOAWAY; whether that was read for once more.
+        #: In a drain: the highest stream that must be answered before GOAWAY.
         self._awaited: int | None = None
-        self._has_read_on = False
+        #: Whether what was received until those of the pause had been answered is being read; or is among them.
+        self._reads_on = self._has_read_on = False
         #: What our GOAWAY has said.
         self._last: int | None = None
 
@@ -92,11 +93,16 @@ class Connection(stock.AsyncHTTP2Connection):
             return  # the first stream may be under way to us: `idle_since` bounds that
         if self._last is None:
             if self._awaited is None:
-                if self._is_readable() and not self._has_read_on:
-                    return  # received before we could say it
                 self._awaited = self.h2_conn.highest_inbound_stream_id
             if self._is_open(self._awaited):
                 return
+            if not self._has_read_on:
+                if self._is_readable():
+                    self._reads_on = True
+                    return
+                self._read_on()
+                if self._is_open():
+                    return
             self._say_goaway()
         if not self._is_open():
             self._end()
@@ -104,7 +110,7 @@ class Connection(stock.AsyncHTTP2Connection):
     def stay(self) -> None:
         """The worker has resumed. A GOAWAY cannot be taken back."""
         self._awaited = None
-        self._has_read_on = False
+        self._reads_on = self._has_read_on = False
 
     def idle_since(self) -> float | None:
         """Since when the client has opened no stream; None: it has, or is about to."""
@@ -117,6 +123,11 @@ class Connection(stock.AsyncHTTP2Connection):
         if not self._closed:
             self._say_goaway()
             self._end()
+
+    def _read_on(self) -> None:
+        """Await also what was received meanwhile. Only once: a client that never stops must not hold the drain."""
+        self._has_read_on = True
+        self._awaited = self.h2_conn.highest_inbound_stream_id
 
     def _say_goaway(self) -> None:
         if self._last is None:
@@ -131,8 +142,8 @@ class Connection(stock.AsyncHTTP2Connection):
         for request in requests:
             self.begun[request.stream.stream_id] = request, time.monotonic()
         if not self._worker.drain.accepting:
-            # Once is enough: a client that never stops must not hold the drain.
-            self._has_read_on = True
+            if self._reads_on:
+                self._read_on()
             self.leave()
         return requests
 
