@@ -197,7 +197,7 @@ def test_streams_under_way_finish(service: Service, worker: str, transport: dict
         half = connection.open("/upload", b"01234", ends=False) if uploads else 0
         new = service.begin_drain()
         # The server cannot have said that it takes no more.
-        late = connection.open("/")
+        late = connection.open("/hold?file=on")
         service.write("go")
         expected = {first: b"hello\n", late: b"hello\n", **({half: b"10\n"} if uploads else {})}
         got: dict[int, bytes] = {}
@@ -211,9 +211,11 @@ def test_streams_under_way_finish(service: Service, worker: str, transport: dict
             if frame.flags & 1:
                 ended.append(frame.stream)
                 assert not goaways
-            if first in ended and half:
-                connection.send_body(half, b"56789")
-                half = 0
+            if first in ended:
+                service.write("on")
+                if half:
+                    connection.send_body(half, b"56789")
+                    half = 0
         assert sorted(ended) == sorted(expected)
         assert got == expected
         assert goaways == [(late, 0)]
