@@ -322,6 +322,18 @@ def test_a_service_that_is_stopped_tells_its_websockets(service: Service, worker
     wait_gone(service.master)
 
 
+def test_a_request_that_is_cut_is_not_answered(service: Service, worker: str) -> None:
+    """Least of all with 500: the application is not to blame."""
+    service.configure(worker_class=worker, workers=1, hot_drain_timeout=1, hot_probation=0)
+    service.start()
+    with service.held() as held:
+        new = service.begin_drain()
+        assert held.sock.recv(1) == b""
+        service.wait_log("Upgrade: done, .* 1 requests cut")
+    wait_gone(service.master)
+    service.master = new
+
+
 def test_a_thread_does_not_outlive_the_deadline(service: Service, worker: str) -> None:
     service.configure(worker_class=worker, workers=1, hot_drain_timeout=1, hot_probation=0)
     service.start()

@@ -205,6 +205,12 @@ class UvicornMixin(AioWorker):
             connection.shutdown()  # with 1012
         return is_websocket
 
+    def abandon(self, connection: Any) -> None:
+        # uvicorn answers a request whose task is cancelled with 500, as if the application were to blame.
+        cycle = getattr(connection, "cycle", None)
+        if cycle is not None and not cycle.response_complete:
+            connection.transport.abort()
+
     def is_idle(self) -> bool:
         return not self._tasks
 
