@@ -282,9 +282,10 @@ class OnDrain(config.Setting):
     validator = _drain_hook
     default = staticmethod(_no_hook)
     desc = """\
-        Called in each old worker when its drain begins.
+        Called in each worker when it begins to leave.
 
-        The callable takes the worker. It runs on the worker's main thread and should return at once.
+        That is when the drain of an upgrade begins, at SIGTERM, or when ``max_requests`` is reached. The callable takes
+        the worker. It runs on the worker's main thread and should return at once.
         """
 
 

@@ -79,6 +79,7 @@ class HotWorker(_Base):
     #: What it has told its master to wait for, and in the master: what it was told.
     waits = ""
     _has_reported = False
+    _is_leaving = False
     #: `max_requests`, while a hold keeps this worker from being recycled.
     _recycle_at: int | None = None
 
@@ -252,6 +253,7 @@ class HotWorker(_Base):
                     self.sockets = [listener for listener in self.sockets if listeners.is_listening(listener)]
                     self.drain.resume()
                     app.take_back()
+                    self._is_leaving = False
                     self.on_phase()
                 elif message.type == "drain":
                     # The master ends the drain, by SIGQUIT: this worker's own deadline is only for a master that dies.
@@ -283,7 +285,15 @@ class HotWorker(_Base):
         self.drain.drain(time.monotonic(), timeout)
         self.show_in_flight()
         self.on_phase()
+        self.begin_to_leave()
+
+    def begin_to_leave(self) -> None:
+        """Tell the application, and the hook, that this worker drains, or was stopped, or has served its
+        `max_requests`; once. On the main thread."""
         app.announce()
+        if self._is_leaving:
+            return
+        self._is_leaving = True
         try:
             self.cfg.on_drain(self)
         except Exception:
