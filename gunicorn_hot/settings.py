@@ -7,7 +7,6 @@ validates them like its own, also under ``--print-config`` and ``--check-config`
 
 from __future__ import annotations
 
-import difflib
 import shlex
 import sys
 from types import FrameType
@@ -309,6 +308,8 @@ class _Settings(dict[str, Any]):
 
 
 def _unknown(name: str) -> str:
+    import difflib  # it takes 150 kB, which the workers would share
+
     nearest = difflib.get_close_matches(name, _OURS, n=1, cutoff=0.5)
     hint = f", did you mean {nearest[0]!r}?" if nearest else ""
     return f"unknown setting {name!r} in the configuration file{hint} (known: {', '.join(sorted(_names()))})"

@@ -30,6 +30,8 @@ else:
 
 _REASON_BYTES = 8192
 _PR_SET_PDEATHSIG = 1
+#: Made in the master: each worker would pay for its own.
+_prctl: Any = ctypes.CDLL(None).prctl if sys.platform == "linux" else None
 _ORPHAN_GRACE_SECONDS = 2
 #: s; a heartbeat costs a system call, and its master looks for one once a second: more often than this is waste.
 BEAT = 0.01
@@ -137,9 +139,9 @@ class HotWorker(_Base):
         """Let the kernel send `sig` when the master dies. Linux only.
 
         A worker that loads the application reads no link, and one that hangs in it never will."""
-        if sys.platform != "linux":
+        if _prctl is None:
             return
-        ctypes.CDLL(None).prctl(_PR_SET_PDEATHSIG, int(sig))
+        _prctl(_PR_SET_PDEATHSIG, int(sig))
         if os.getppid() != self.ppid:
             os.kill(os.getpid(), sig)
 
