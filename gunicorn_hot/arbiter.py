@@ -19,6 +19,7 @@ from gunicorn import util
 from gunicorn.errors import HaltServer
 
 from gunicorn_hot import (
+    app,
     early_output,
     handover,
     holds,
@@ -96,6 +97,7 @@ class HotArbiter(_Base):
         self.manager = Manager(os.environ.pop(Manager.VARIABLE, None))
         self.held = inheritance.held()
         self.generation = inheritance.generation()
+        app.number(self.generation)
         self.keeper: Keeper | None = None
         self._keeps_pid = False
         #: `pidfile`, while gunicorn must not see it.
