@@ -18,6 +18,7 @@ _FAILED = "#cc1133"
 _BANDS = ("#f4f4f4", "#e4e4e4")
 #: Pieces of time into which a picture of N seconds is cut: enough to see a gap, few enough to see a rate.
 _PIECES = 80
+_NARROW = 0.03
 #: Points of a scatter are drawn as pixels: as shapes they would be most of a file.
 _DPI = 110
 _WIDTH, _HEIGHT = 9.0, 3.4
@@ -58,8 +59,8 @@ class Side(NamedTuple):
 def draw(records: Iterable[Sequence[Any]], phases: Iterable[Sequence[Any]], path: str | PathLike[str]) -> None:
     """Draw one upgrade into the file `path`, of the format that its suffix names (svg, png, pdf).
 
-    `records` are (begun, ended, kind, outcome, generation), `phases` (name, begun, ended). The time axis begins with the
-    first phase. Raises CannotDraw; OSError when the file cannot be written."""
+    `records` are (begun, ended, kind, outcome, generation), `phases` (name, begun, ended). 0 on the time axis is where
+    the first phase begins. Raises CannotDraw; OSError when the file cannot be written."""
     draw_sides([Side("", records, phases)], path)
 
 
@@ -82,7 +83,7 @@ def draw_sides(sides: Sequence[Side], path: str | PathLike[str]) -> None:
             side.draw_rate(rate, first, last, width)
             side.draw_times(time)
             for one in (rate, time):
-                side.draw_phases(one, named=one is rate)
+                side.draw_phases(one, one is rate, (last - first) * _NARROW)
         _scale(rates, linear=True)
         _scale(times, linear=False)
         axes[-1].set_xlim(first, last)
@@ -161,16 +162,19 @@ class _Side:
         axes.set_ylabel("duration, ms")
         axes.yaxis.set_major_formatter(lambda value, _: f"{value:g}")
 
-    def draw_phases(self, axes: Any, named: bool) -> None:
-        """The phases as bands; those that are too narrow for a name are told by their neighbours'."""
+    def draw_phases(self, axes: Any, named: bool, narrow: float) -> None:
+        """The phases as bands; one of less than `narrow` seconds has no room for its name, which the next one gets."""
+        waiting: list[str] = []
         for number, phase in enumerate(self.phases):
+            waiting.append(phase.name)
             axes.axvspan(phase.begun, phase.ended, color=_BANDS[number % len(_BANDS)], linewidth=0, zorder=0)
             axes.axvline(phase.begun, color="#999999", linewidth=0.6, zorder=1)
-            if named:
+            if named and (phase.ended - phase.begun >= narrow or phase is self.phases[-1]):
                 axes.annotate(
-                    phase.name, (phase.begun, 1), xycoords=("data", "axes fraction"),
+                    ", ".join(waiting), (phase.begun, 1), xycoords=("data", "axes fraction"),
                     xytext=(2, 2), textcoords="offset points", fontsize=8, color="#555555",
                 )
+                waiting.clear()
         for edge in ("top", "right"):
             axes.spines[edge].set_visible(False)
 
