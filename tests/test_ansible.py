@@ -73,7 +73,8 @@ def rollout(tmp_path: Path, hosts: dict[str, Service], name: str) -> subprocess.
                 name: {
                     "shop_home": str(host.folder),
                     "shop_pid_file": str(host.folder / "pid"),
-                    "shop_command": [sys.executable, "-m", "gunicorn_hot"],
+                    # Each host has a runtime folder of its own.
+                    "shop_command": ["env", f"XDG_RUNTIME_DIR={host.folder}", sys.executable, "-m", "gunicorn_hot"],
                 }
                 for name, host in hosts.items()
             },
