@@ -21,6 +21,7 @@ from gunicorn.sock import ssl_context
 from gunicorn_hot import app, holds, listeners, priority, settings
 from gunicorn_hot.drain import Drain, InFlight
 from gunicorn_hot.link import DRAINS, IN_FLIGHT, SENT, Link
+from gunicorn_hot.workers.numbering import number_wsgi
 from gunicorn_hot.workers.pipeline import more_received
 
 if TYPE_CHECKING:
@@ -30,6 +31,8 @@ else:
 
 _REASON_BYTES = 8192
 _PR_SET_PDEATHSIG = 1
+#: Made in the master: each worker would pay for its own.
+_prctl: Any = ctypes.CDLL(None).prctl if sys.platform == "linux" else None
 _ORPHAN_GRACE_SECONDS = 2
 #: s; a heartbeat costs a system call, and its master looks for one once a second: more often than this is waste.
 BEAT = 0.01
@@ -74,11 +77,14 @@ class HotWorker(_Base):
     slots: frozenset[int] = frozenset()
     #: In the master: why it could not boot, in its own words.
     failure: str | None = None
+    #: In the master: the traceback of that.
+    output = ""
     #: Set when it leaves with connections open: a normal exit would wait for the threads that serve them.
     leaves_at_once = False
     #: What it has told its master to wait for, and in the master: what it was told.
     waits = ""
     _has_reported = False
+    _is_leaving = False
     #: `max_requests`, while a hold keeps this worker from being recycled.
     _recycle_at: int | None = None
 
@@ -110,17 +116,18 @@ class HotWorker(_Base):
             app.wait_for_callbacks()
 
     def _tell_why(self, exc: BaseException) -> None:
+        output = traceback.format_exc()
         if isinstance(exc, holds.NotReady):
-            reason = str(exc)
+            reason, output = str(exc), ""
         elif isinstance(exc, SystemExit):
             reason = f"exited with code {exc.code or 0} while it loaded the application"
         else:
             reason = "".join(traceback.format_exception_only(type(exc), exc)).strip()
-        self.tell_failure(reason)
+        self.tell_failure(reason, output)
 
-    def tell_failure(self, reason: str) -> None:
-        """Tell the master why this worker cannot boot."""
-        self.link.worker_end.send("failed", reason=reason[-_REASON_BYTES:])
+    def tell_failure(self, reason: str, output: str) -> None:
+        """Tell the master why this worker cannot boot; `output`: what its application has to say about that."""
+        self.link.worker_end.send("failed", reason=reason[-_REASON_BYTES:], output=output[-_REASON_BYTES:])
 
     def load_wsgi(self) -> None:
         # Here, because a change of user or group would have cleared it.
@@ -130,15 +137,16 @@ class HotWorker(_Base):
             ssl_context(self.cfg)
         if self.loads_beside_others:
             priority.step_back()
+        number_wsgi(app.generation())
         super().load_wsgi()
 
     def _die_with_master(self, sig: int) -> None:
         """Let the kernel send `sig` when the master dies. Linux only.
 
         A worker that loads the application reads no link, and one that hangs in it never will."""
-        if sys.platform != "linux":
+        if _prctl is None:
             return
-        ctypes.CDLL(None).prctl(_PR_SET_PDEATHSIG, int(sig))
+        _prctl(_PR_SET_PDEATHSIG, int(sig))
         if os.getppid() != self.ppid:
             os.kill(os.getpid(), sig)
 
@@ -252,6 +260,7 @@ class HotWorker(_Base):
                     self.sockets = [listener for listener in self.sockets if listeners.is_listening(listener)]
                     self.drain.resume()
                     app.take_back()
+                    self._is_leaving = False
                     self.on_phase()
                 elif message.type == "drain":
                     # The master ends the drain, by SIGQUIT: this worker's own deadline is only for a master that dies.
@@ -283,7 +292,15 @@ class HotWorker(_Base):
         self.drain.drain(time.monotonic(), timeout)
         self.show_in_flight()
         self.on_phase()
+        self.begin_to_leave()
+
+    def begin_to_leave(self) -> None:
+        """Tell the application, and the hook, that this worker drains, or was stopped, or has served its
+        `max_requests`; once. On the main thread."""
         app.announce()
+        if self._is_leaving:
+            return
+        self._is_leaving = True
         try:
             self.cfg.on_drain(self)
         except Exception:
@@ -373,6 +390,8 @@ class HotWorker(_Base):
 
     def init_signals(self) -> None:
         super().init_signals()
+        # A request to the master, which this process was a copy of.
+        signal.signal(signal.SIGURG, signal.SIG_DFL)
         signal.signal(signal.SIGUSR2, self.handle_orphaned)
         signal.siginterrupt(signal.SIGUSR2, False)
 
