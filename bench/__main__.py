@@ -67,6 +67,7 @@ def parse(arguments: list[str] | None) -> argparse.Namespace:
                         help=f"of slow, upload and stream clients ({default.slow_ms})")
     parser.add_argument("--idle", type=int, metavar="N",
                         help="kept-alive connections that wait during each upgrade of cutover (0)")
+    parser.add_argument("--reuse-port", action="store_true", default=None, help="of steady: with reuse_port")
     parser.add_argument("--control", action="store_true", default=None,
                         help="of steady: stock on both sides, to see the noise")
     parser.add_argument("--short", action="store_true", help="tiny numbers, to see that it runs")

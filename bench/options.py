@@ -23,6 +23,7 @@ class Options:
     probation: float = 1.0          # hot_probation (`upgrade`)
     slow_ms: int = 1500             # of slow, upload and stream clients
     idle: int = 0                   # kept-alive connections that wait meanwhile (`cutover`)
+    reuse_port: bool = False        # on both sides (`steady`)
     control: bool = False           # stock on both sides (`steady`): what the machine's noise looks like
 
     def as_dict(self) -> dict[str, Any]:

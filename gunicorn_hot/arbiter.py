@@ -19,6 +19,7 @@ from gunicorn import util
 from gunicorn.errors import HaltServer
 
 from gunicorn_hot import (
+    app,
     commands,
     dirty,
     early_output,
@@ -106,6 +107,7 @@ class HotArbiter(_Base):
         self.manager = Manager(os.environ.pop(Manager.VARIABLE, None))
         self.held = inheritance.held()
         self.generation = inheritance.generation()
+        app.number(self.generation)
         self.keeper: Keeper | None = None
         self._keeps_pid = False
         #: `pidfile`, while gunicorn must not see it.

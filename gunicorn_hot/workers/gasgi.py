@@ -11,9 +11,11 @@ import gunicorn
 from gunicorn.asgi.protocol import ASGIProtocol
 from gunicorn.workers.gasgi import ASGIWorker as StockASGIWorker
 
+from gunicorn_hot.app import GENERATION_KEY, generation
 from gunicorn_hot.link import IN_FLIGHT
 from gunicorn_hot.workers.aio import AioWorker
 from gunicorn_hot.workers.lifespan import Lifespan
+from gunicorn_hot.workers.numbering import numbered_asgi
 from gunicorn_hot.workers.pipeline import Ahead, hidden, waiting
 
 _SERVICE_RESTART = 1012
@@ -67,6 +69,14 @@ class _Protocol(ASGIProtocol):
     def http2(self) -> Any:
         """What speaks HTTP/2 on it, if anything does."""
         return getattr(self, "_h2_conn", None)
+
+    # Asked for only where there is an access log. gunicorn has no environ here but what it makes for that.
+
+    def _build_environ(self, *args: Any) -> dict[str, Any]:
+        return {**super()._build_environ(*args), GENERATION_KEY: generation()}  # type: ignore[misc]
+
+    def _build_http2_environ(self, *args: Any) -> dict[str, Any]:
+        return {**super()._build_http2_environ(*args), GENERATION_KEY: generation()}  # type: ignore[misc]
 
     def request_under_way(self) -> Any:
         """Return the request that is being answered, or the one that has become a websocket, or None."""
@@ -143,6 +153,10 @@ def _lower(name: Any) -> bytes:
 class ASGIWorker(AioWorker, StockASGIWorker):
     asgi: Any
     state: dict[str, Any]
+
+    def load_wsgi(self) -> None:
+        super().load_wsgi()
+        self.asgi = numbered_asgi(self.asgi, generation())
 
     def make_loop(self) -> Any:
         return self.loop  # made by gunicorn's init_process
