@@ -23,7 +23,6 @@ from collections.abc import Callable, Iterable
 from pathlib import Path
 from typing import Any
 
-FAULTS = ("import", "hang", "500", "first", "later")
 LATER = 3.0     # s
 
 _release = json.loads(Path(os.environ["BENCH_RELEASE"]).read_text(encoding="utf-8"))
@@ -67,5 +66,6 @@ async def asgi_app(scope: Any, receive: Any, send: Any) -> None:
         if _fault == "500":
             headers = [(name.lower().encode(), value.encode()) for name, value in _HEADERS]
             await send({"type": "http.response.start", "status": 500, "headers": headers})
-            return await send({"type": "http.response.body", "body": b""})
-    return await asgi.app(scope, receive, send)
+            await send({"type": "http.response.body", "body": b""})
+            return
+    await asgi.app(scope, receive, send)

@@ -109,19 +109,19 @@ class Rival(ABC):
                 raise BenchError(f"{self.name}: {what} in {timeout:g}s\n{self.log()}")
             time.sleep(0.01)
 
-    def answers(self, timeout: float = 1.0) -> bool:
-        """Whether it answers a request with 200 within that time."""
+    def answers(self, timeout: float = 1.0, gen: str | None = None) -> bool:
+        """Whether it answers a request with 200 within that time, by the release `gen` if that is given."""
         try:
             exchange = Exchange(self.port, timeout)
         except OSError:
             return False
         try:
-            exchange.get("/", close=True)
+            headers = exchange.get("/", close=True)
         except (OSError, BenchError):
             return False
         finally:
             exchange.close()
-        return True
+        return gen in (None, headers.get("x-gen"))
 
     @property
     def pid(self) -> int:

@@ -97,7 +97,7 @@ class Hup(Gunicorn):
 
 class Usr2Sleep(Gunicorn):
     name = "gunicorn-usr2-sleep"
-    title = f"gunicorn: SIGUSR2, sleep {_COPIED_SLEEP:g}, SIGTERM to the old master"
+    title = f"gunicorn: SIGUSR2, sleep {_COPIED_SLEEP:g}, SIGTERM"
 
     def upgrade(self) -> None:
         old = self.current()
