@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import select
 import signal
 import time
 
@@ -41,6 +42,21 @@ def ended(pid: int) -> str | None:
     if info is None:
         return None
     return in_words(info.si_status if info.si_code == os.CLD_EXITED else -info.si_status)
+
+
+def wait(pid: int, timeout: float) -> bool:
+    """Wait for the end of a child, and leave it to be reaped; returns False after `timeout` seconds.
+
+    Where nothing tells of a single child's end it does not wait."""
+    if not pid or not hasattr(os, "pidfd_open"):
+        return False
+    death = os.pidfd_open(pid)
+    try:
+        poll = select.poll()
+        poll.register(death, select.POLLIN)
+        return bool(poll.poll(timeout * 1000))
+    finally:
+        os.close(death)
 
 
 def start_time(pid: int) -> int:

@@ -24,12 +24,14 @@ import time
 import traceback
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
+from typing import Any
 
 from server import DEADLINE, Connection, Service, descendants, environment, is_running, process, title, until
 
 from bench.load import Load
+from gunicorn_hot import statusfile
 
-TYPES = ("sync", "gthread", "gevent")
+TYPES = ("sync", "gthread", "gevent", "asgi", "uvicorn")
 WORKERS = 2
 #: A client has one connection, and one request at a time.
 CLIENTS = {"new": 2, "keep": 2, "idle": 2}
@@ -44,7 +46,7 @@ _KILL_SLACK = 0.3
 PROBATION = 1.0
 _SHORT_PROBATION = 0.1
 _DRAIN = 3
-_READY = 3
+_READY = 6
 _STORY = 30000
 _PR_SET_PDEATHSIG = 1
 _PR_SET_CHILD_SUBREAPER = 36
@@ -291,7 +293,24 @@ class Trial:
         master = until(alone, "one master and its workers, alone", SETTLES)
         assert self.service.pid_in() == master, "the pid file names another process"
         assert not (self.service.folder / "pid.2").exists()
+        self.check_status(master)
         return master
+
+    def check_status(self, master: int) -> None:
+        """Whoever died: the status is that of the master that serves, and nothing is under way any more."""
+        (path,) = (self.service.folder / "gunicorn_hot").glob("*.json")
+        expected = ("serving", None, [(master, "serving", sorted(self.service.workers(master)))])
+
+        def seen() -> Any:
+            found = statusfile.read(path)
+            masters = [(one.pid, one.role, sorted(worker.pid for worker in one.workers)) for one in found.masters]
+            return found.state, found.upgrade, masters
+
+        try:
+            until(lambda: seen() == expected, "the status of the master that serves")
+        except AssertionError:
+            raise AssertionError(f"the status is {seen()}, and should be {expected}") from None
+        assert not statusfile.read(path).is_stale()
 
     def judge(self, outcome: str) -> None:
         report = self.load.stop()
@@ -628,7 +647,8 @@ def _service(folder: Path, type: str, patient: bool) -> Iterator[Service]:
         hang: dict[str, int] = {} if patient else {"hot_ready_timeout": _READY, "hot_drain_timeout": _DRAIN}
         if patient:
             service.write("patient")
-        service.configure(HOOKS, worker_class=type, workers=WORKERS, **hang)
+        worker_class = "uvicorn_worker.UvicornWorker" if type == "uvicorn" else type
+        service.configure(HOOKS, worker_class=worker_class, workers=WORKERS, **hang)
         service.start()
         yield service
 

@@ -262,6 +262,27 @@ def test_whoever_is_stopped_drains(service: Service) -> None:
         assert held.answer().status == 200
 
 
+@pytest.mark.parametrize("worker_class", WORKERS)
+def test_whoever_has_served_max_requests_drains(service: Service, worker_class: str) -> None:
+    skip_without(worker_class)
+    application(service, WATCH, AS_IT_IS)
+    hook = "def on_drain(worker):\n    open('hook', 'a').write(f'{worker.pid}\\n')\n"
+    # One more than the harness asks for, to see that it serves.
+    service.configure(hook, worker_class=worker_class, workers=1, max_requests=2)
+    service.start()
+    (worker,) = service.workers()
+    with service.held() as held:
+        for name in ("called", "changes", "waited"):
+            assert service.wait_file(name, lines=1).split()[1] == str(worker)
+        if worker_class != "sync":
+            assert service.wait_file("hook", lines=1) == f"{worker}\n"
+        service.write("go")
+        assert held.answer().status == 200
+    wait_gone(worker)
+    assert len(service.read("called").splitlines()) == 1
+    assert service.read("hook") == f"{worker}\n"
+
+
 # --- Becoming ready ---------------------------------------------------------------------------------------------
 
 

@@ -115,6 +115,9 @@ class AioWorker(HotWorker):
         """Close the connection with 1012 (Service Restart), if it is a websocket's; return whether it is."""
         raise NotImplementedError
 
+    def abandon(self, connection: Any) -> None:
+        """What is left is cut now: see to it that the connection's client gets no answer to that, but an end."""
+
     def has_left(self, connection: Any) -> bool:
         """Whether the connection has ended, and, as far as is known, what the application does for it."""
         return connection not in self.connections
@@ -186,6 +189,9 @@ class AioWorker(HotWorker):
     def _close_loop(self) -> None:
         loop = self.loop
         try:
+            if self.leaves_at_once:
+                for connection in list(self.connections):
+                    self.abandon(connection)
             tasks = asyncio.all_tasks(loop)
             for task in tasks:
                 task.cancel()
