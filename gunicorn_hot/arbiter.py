@@ -20,7 +20,6 @@ from gunicorn.errors import HaltServer
 
 from gunicorn_hot import (
     app,
-    commands,
     dirty,
     early_output,
     handover,
@@ -938,7 +937,6 @@ class HotArbiter(_Base):
 
         try:
             server = ControlServer(self, self._get_control_socket_path(), self.cfg.control_socket_mode)
-            commands.extend(server, self.reporter)
             server.start()
         except Exception as exc:
             self.log.warning("Failed to start control socket: %s", exc)
