@@ -82,6 +82,7 @@ class Service:
             self.read()  # has more to say, if the service has ended
             raise Gone(f"the serving master has just ended; look with: {self.command('status')}") from None
         except PermissionError as exc:
+            self.withdraw()
             raise Gone(f"no permission to ask this service ({exc.strerror}): it is another user's") from None
         except OSError as exc:
             raise Gone(f"this service cannot be asked: {exc}") from None
