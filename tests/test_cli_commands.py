@@ -199,9 +199,10 @@ def test_a_service_that_is_stopped_meanwhile(service: Service) -> None:
     service.release("B hold=never")
     upgrade = upgrading(service, "upgrade")
     service.wait_file("never.held", lines=1)
-    service.stop()
+    service.signal(signal.SIGTERM)
     ran = finish(upgrade)
     assert ran.code in (1, 4), ran
+    wait_gone(service.master)
     assert hot(service, "status").code == 4
 
 
@@ -325,7 +326,7 @@ def test_watch_for_a_program_ends_with_the_service(service: Service) -> None:
     watch = upgrading(service, "watch", "--json")
     service.release("B")
     service.upgrade()
-    service.stop()
+    service.signal(signal.SIGTERM)
     ran = finish(watch)
     assert ran.code == 4, ran
     *statuses, end = ran.events

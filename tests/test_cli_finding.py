@@ -158,7 +158,7 @@ def test_a_status_file_that_is_none(runtime: Runtime, text: str) -> None:
 def test_a_status_file_that_is_not_there(runtime: Runtime) -> None:
     ran = runtime.status("--status-file", runtime.folder / "none.json")
     assert ran.code == 4
-    assert "the service has ended" in ran.err
+    assert "no service: it has ended, or writes another file" in ran.err
 
 
 NOBODY = 65534

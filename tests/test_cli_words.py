@@ -16,7 +16,7 @@ from gunicorn_hot.cli.progress import Step
 from gunicorn_hot.status import Master, Past, Phases, Refused, Service, Status, Upgrade, Worker, Written
 
 NOW = 1_000_000.0
-UPGRADE = Upgrade("mine", 7, "booting", False, NOW - 1, NOW + 59, 2, 4)
+UPGRADE = Upgrade("mine", 7, "booting", False, NOW - 1, deadline=NOW + 59, ready=2, total=4)
 STATUS = Status(
     Service(7, "shop:app", "stable", None, "/srv/shop", ["http://127.0.0.1:8000", "unix:/run/shop.sock"]),
     Written(7, 1, "boot", NOW),
@@ -43,7 +43,8 @@ def test_words_for_each_state() -> None:
     assert words(state="probation", deadline=NOW + 3).endswith("3 s left")
     draining = words(state="draining", deadline=NOW + 12, draining_requests=3, draining_workers=1)
     assert draining == "committed; draining: 3 requests in 1 old worker, 12 s left"
-    assert words(state="ending", reason="no", deadline=NOW - 1) == "ending the new generation: no, 0 s left"
+    assert words(state="draining", deadline=None) == "committed; the old generation finishes what it holds"
+    assert words(state="ending", reason="no", deadline=NOW - 1) == "ending the new generation, 0 s left"
     assert words(state="of a later release", deadline=None) == "of a later release"
 
 
@@ -103,7 +104,7 @@ def test_one_line_per_change(capsys: pytest.CaptureFixture[str]) -> None:
         output.progress(Step("booting", f"{ready} of 2"))
     for tenth in range(25):
         now = tenth / 10
-        output.progress(Step("draining", f"{25 - tenth} requests"))
+        output.progress(Step("draining", f"{25 - tenth} requests", moving=True))
     lines = capsys.readouterr().out.splitlines()
     assert lines == ["0 of 2", "1 of 2", "2 of 2", "25 requests", "15 requests", "5 requests"]
 

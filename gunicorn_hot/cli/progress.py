@@ -30,6 +30,8 @@ class Step:
     text: str
     #: Wall clock: when it is over at the latest; None without a bound.
     deadline: float | None = None
+    #: Its figures change many times a second.
+    moving: bool = False
     #: How it ended; empty while it goes on.
     outcome: str = ""
     #: What the application printed, if that is why it failed.
@@ -65,7 +67,8 @@ def refusal(status: Status, identity: str) -> str | None:
 
 
 def going_on(upgrade: Upgrade) -> Step:
-    return Step(upgrade.state, _in_words(upgrade), upgrade.deadline, details=asdict(upgrade))
+    moving = upgrade.state == "draining" and upgrade.draining_workers > 0
+    return Step(upgrade.state, _in_words(upgrade), upgrade.deadline, moving, details=asdict(upgrade))
 
 
 def _in_words(upgrade: Upgrade) -> str:
@@ -75,9 +78,11 @@ def _in_words(upgrade: Upgrade) -> str:
         return f"booting{counted}{waits}"
     if upgrade.state == "draining":
         requests, workers = upgrade.draining_requests, upgrade.draining_workers
+        if not workers:
+            return "committed; the old generation finishes what it holds"
         return f"committed; draining: {count(requests, 'request')} in {count(workers, 'old worker')}"
     if upgrade.state == "ending":
-        return f"ending the new generation: {upgrade.reason}" if upgrade.reason else "ending the new generation"
+        return "ending the new generation"
     return _IN_WORDS.get(upgrade.state, upgrade.state)
 
 

@@ -16,6 +16,7 @@ import sys
 import threading
 import time
 import urllib.request
+from dataclasses import replace
 from pathlib import Path
 from types import FrameType
 
@@ -36,6 +37,8 @@ CALM = 1.5
 #: s for one upgrade.
 LONGEST = 120.0
 _WIDEST = 160
+#: Of a traceback.
+_LINES = 4
 #: How the steps are called in the picture, where there is little room.
 _SHORT = {"booting": "boot", "draining": "drain", "ending": "refused"}
 #: Of the picture's rows, by their first word.
@@ -138,6 +141,8 @@ class _Demo:
         with Watch(server.service.path) as watch:
             request = server.service.ask("upgrade")
             last = follow(server.service, watch, request, self._out, is_over=note, end=time.monotonic() + LONGEST)
+        # Of the traceback what is the application's.
+        last = replace(last, output="\n".join(last.output.splitlines()[-_LINES:]))
         self._out.end(last, last.outcome in GOOD)
         self._say("")
         return last
