@@ -14,6 +14,7 @@ import pytest
 from commandline import finish, start
 from server import descendants, until
 
+
 @pytest.fixture
 def env(environment: dict[str, str], tmp_path: Path) -> dict[str, str]:
     """An environment whose temporary folder is the test's."""
