@@ -17,6 +17,7 @@ from __future__ import annotations
 import argparse
 import http.client
 import itertools
+import os
 import re
 import select
 import shutil
@@ -29,6 +30,7 @@ import threading
 import time
 from dataclasses import dataclass
 from pathlib import Path
+from typing import IO
 
 LONGEST_WAIT = 60.0  # s, for anything that should come
 PAUSE = 0.005  # s, between two requests of a client
@@ -46,29 +48,20 @@ def free_address() -> str:
 # --- the server
 
 
-class Server:
-    """A gunicorn in a folder, and what it says on its standard error. Ends with the `with` block."""
+class Output:
+    """What processes write to a pipe, to its end: when the last one that can write has left."""
 
-    def __init__(self, folder: Path, *arguments: str, verbose: bool = False) -> None:
-        self._pidfile = folder / "hot.pid"
+    def __init__(self, pipe: IO[str], verbose: bool = False) -> None:
+        self._pipe = pipe
         self._verbose = verbose
         self._lines: list[str] = []
         self._news = threading.Condition()
         self._ended = False
-        command = [sys.executable, "-m", "gunicorn", "-c", "hot.conf.py", *arguments]
-        self._popen = subprocess.Popen(command, cwd=folder, stderr=subprocess.PIPE, text=True, errors="replace")
-        # Ends at EOF, which is when the last process of the last generation has left.
         self._reader = threading.Thread(target=self._read, daemon=True)
         self._reader.start()
 
-    @property
-    def log(self) -> str:
-        with self._news:
-            return "".join(self._lines)
-
     def _read(self) -> None:
-        assert self._popen.stderr is not None
-        for line in self._popen.stderr:
+        for line in self._pipe:
             if self._verbose:
                 print(line, end="")
             with self._news:
@@ -78,33 +71,51 @@ class Server:
             self._ended = True
             self._news.notify_all()
 
-    def count(self, pattern: str) -> int:
-        """Return how many lines match."""
+    def matching(self, pattern: str) -> list[str]:
+        """Return the lines that match."""
         with self._news:
-            return sum(re.search(pattern, line) is not None for line in self._lines)
+            return [line for line in self._lines if re.search(pattern, line)]
 
     def wait(self, pattern: str, count: int = 1) -> None:
-        """Wait until so many lines match. Raises RuntimeError if the server ends, or after LONGEST_WAIT."""
+        """Wait until so many lines match. Raises RuntimeError if the output ends, or after LONGEST_WAIT."""
         with self._news:
-            self._news.wait_for(lambda: self._ended or self.count(pattern) >= count, LONGEST_WAIT)
-        if self.count(pattern) < count:
-            raise RuntimeError(f"not in the log: {pattern}\n{self.log}")
+            self._news.wait_for(lambda: self._ended or len(self.matching(pattern)) >= count, LONGEST_WAIT)
+            if len(self.matching(pattern)) < count:
+                raise RuntimeError(f"not written: {pattern}\n{self}")
+
+    def wait_end(self) -> None:
+        self._reader.join(LONGEST_WAIT)
+
+    def __str__(self) -> str:
+        with self._news:
+            return "".join(self._lines)
+
+
+class Server:
+    """A gunicorn in a folder, with its log on the standard error. Ends with the `with` block."""
+
+    def __init__(self, folder: Path, *arguments: str, verbose: bool = False) -> None:
+        self._pidfile = folder / "hot.pid"
+        command = [sys.executable, "-m", "gunicorn", "-c", "hot.conf.py", *arguments]
+        self._popen = subprocess.Popen(command, cwd=folder, stderr=subprocess.PIPE, text=True, errors="replace")
+        assert self._popen.stderr is not None
+        self.log = Output(self._popen.stderr, verbose)
 
     def upgrade(self) -> None:
         """Send SIGUSR2, and wait until the old generation has left. Raises RuntimeError if the upgrade fails."""
-        outcome = r"Upgrade: done|Upgrade failed"
-        before, failed = self.count(outcome), self.count("Upgrade failed")
+        outcome, failure = r"Upgrade: done|Upgrade failed", "Upgrade failed"
+        before, failed = len(self.log.matching(outcome)), len(self.log.matching(failure))
         self.signal(signal.SIGUSR2)
-        self.wait(outcome, before + 1)
-        if self.count("Upgrade failed") > failed:
+        self.log.wait(outcome, before + 1)
+        if len(self.log.matching(failure)) > failed:
             raise RuntimeError(f"the upgrade failed\n{self.log}")
 
     def signal(self, sig: signal.Signals) -> None:
-        pid = self._pidfile.read_text().strip()
-        subprocess.run(["kill", f"-{sig.value}", pid], check=True)
+        """Signal the master that has the service's pid."""
+        os.kill(int(self._pidfile.read_text()), sig)
 
     def __enter__(self) -> Server:
-        self.wait("Listening at")
+        self.log.wait("Listening at")
         return self
 
     def __exit__(self, *_: object) -> None:
@@ -112,7 +123,7 @@ class Server:
             self.signal(signal.SIGTERM)
         else:
             self._popen.terminate()
-        self._reader.join(LONGEST_WAIT)
+        self.log.wait_end()
         self._popen.wait(LONGEST_WAIT)
 
 

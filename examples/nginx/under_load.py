@@ -23,7 +23,7 @@ from pathlib import Path
 HERE = Path(__file__).resolve().parent
 sys.path.insert(0, str(HERE.parent))
 
-from upgrade_under_load import LONGEST_WAIT, Server, free_address  # noqa: E402 (it is in the folder above this one)
+from upgrade_under_load import LONGEST_WAIT, Output, Server, free_address  # noqa: E402 (it is in the folder above this one)
 
 SKIPPED = 77
 WORKERS = {"gthread": "wsgi:app", "gevent": "wsgi:app", "asgi": "asgi:app", "uvicorn_worker.UvicornWorker": "asgi:app"}
@@ -43,20 +43,21 @@ class Nginx:
         )
         configuration = configuration.replace("http {\n", f"http {{\n{paths}", 1)
         (folder / "nginx.conf").write_text(configuration)
-        self._error_log = folder / "error.log"
-        command = ["nginx", "-p", str(folder), "-e", str(self._error_log), "-c", str(folder / "nginx.conf"), "-g",
-                   f"daemon off; pid {folder}/nginx.pid; error_log {self._error_log} info;"]
-        self._popen = subprocess.Popen(command)
+        command = ["nginx", "-p", str(folder), "-e", "stderr", "-c", str(folder / "nginx.conf"), "-g",
+                   f"daemon off; pid {folder}/nginx.pid; error_log stderr info;"]
+        self._popen = subprocess.Popen(command, stderr=subprocess.PIPE, text=True)
+        assert self._popen.stderr is not None
+        self._log = Output(self._popen.stderr)
 
     def answers(self) -> list[list[str]]:
         """Return status, release and the time to connect to gunicorn (s), for each request."""
         return [line.split() for line in (self._folder / "access.log").read_text().splitlines()]
 
     def errors(self) -> list[str]:
-        levels = re.compile(r"\[(warn|error|crit|alert|emerg)\]")
-        return [line for line in self._error_log.read_text().splitlines() if levels.search(line)]
+        return self._log.matching(r"\[(warn|error|crit|alert|emerg)\]")
 
     def __enter__(self) -> Nginx:
+        self._log.wait("start worker process ")
         return self
 
     def __exit__(self, *_: object) -> None:
@@ -82,7 +83,6 @@ def run(folder: Path, worker: str, upgrades: int, requests: int, clients: int, v
     release.write_text("1\n")
     arguments = ["--bind", upstream, "--worker-class", worker, WORKERS[worker]]
     with Server(folder, *arguments, verbose=verbose) as server, Nginx(folder, address, upstream) as nginx:
-        server.wait("Booting worker", 2)
         said = []
         ab = load(address, requests, clients)
         ask(address)
@@ -106,7 +106,7 @@ def run(folder: Path, worker: str, upgrades: int, requests: int, clients: int, v
     print(f"  releases: {dict(releases)}")
     print(f"  nginx's log: {len(errors)} errors")
     for line in errors[:5]:
-        print(f"    {line}")
+        print(f"    {line.rstrip()}")
     return (
         set(statuses) == {"200"} and not errors and not failed and completed >= requests
         and len(releases) == upgrades + 1
