@@ -12,13 +12,14 @@ import queue
 import signal
 import sys
 import time
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterator
 from typing import TYPE_CHECKING, Any
 
 from gunicorn import util
 from gunicorn.errors import HaltServer
 
 from gunicorn_hot import (
+    app,
     early_output,
     handover,
     holds,
@@ -96,6 +97,7 @@ class HotArbiter(_Base):
         self.manager = Manager(os.environ.pop(Manager.VARIABLE, None))
         self.held = inheritance.held()
         self.generation = inheritance.generation()
+        app.number(self.generation)
         self.keeper: Keeper | None = None
         self._keeps_pid = False
         #: `pidfile`, while gunicorn must not see it.
@@ -135,7 +137,7 @@ class HotArbiter(_Base):
         self._growing = False
         self._last_title = ""
         self._use_twin()
-        self._use_slots()
+        self.slots = slots.Slots(self.cfg, self.log)
         # With preload_app the application may hold us: it was loaded before this.
         holds.wake_with(self.wakeup_pipe.wake)
         if self.predecessor is not None:
@@ -148,17 +150,17 @@ class HotArbiter(_Base):
                 self.LISTENERS, self._unused_listeners = inherited
                 self.systemd = listeners.ACTIVATED_VARIABLE in told
             self._gate_open = self.cfg.hot_cutover == "overlap"
-            if self.uses_slots and not self.LISTENERS:
+            if self.slots.used and not self.LISTENERS:
                 os.environ.pop(listeners.DESCRIPTORS_VARIABLE, None)  # a stock gunicorn left an empty one
             if self.predecessor.channel is not None:
                 self.wakeup_pipe.watch(self.predecessor.channel.fileno(), self._on_predecessor)
             elif (fd := self.predecessor.death()) is not None:
                 self.wakeup_pipe.watch(fd, self._on_stock_predecessor_gone)
         slots.number(self.LISTENERS)
-        if self.uses_slots and not self.systemd and os.environ.get("LISTEN_PID") != str(os.getpid()):
+        if self.slots.used and not self.systemd and os.environ.get("LISTEN_PID") != str(os.getpid()):
             if self.LISTENERS and not slots.all_of(self.LISTENERS):
                 self.log.warning("reuse_port needs a start without a predecessor: its socket was bound without that")
-            self._open_slots(range(self.num_workers))
+            self.LISTENERS = self.slots.open(self.LISTENERS, range(self.num_workers), self._gate_open)
 
     def _use_twin(self) -> None:
         self.worker_class = twin(self.worker_class)
@@ -169,53 +171,6 @@ class HotArbiter(_Base):
                 self.cfg.worker_class_str,
                 self.worker_class.why_not,
             )
-
-    def _use_slots(self) -> None:
-        """With reuse_port the sockets are this master's, and not each worker's own to open and to close."""
-        self.uses_slots = bool(self.cfg.reuse_port)
-        # gunicorn's workers would bind, and its master would not.
-        self.cfg.set("reuse_port", False)
-
-    def _open_slots(self, wanted: Iterable[int]) -> None:
-        """Open what these slots lack. They listen when the gate is open: connections must not wait in them for that."""
-        made = []
-        first = not self.LISTENERS
-        try:
-            for address, slot in slots.missing(self.LISTENERS, self.cfg.address, list(wanted)):
-                made.append(slots.bind(self.cfg, self.log, address))
-                made[-1].slot = slot
-        except OSError as exc:
-            for listener in made:
-                listener.close()
-            if not first:
-                self.log.warning("No more sockets for reuse_port: %s", exc)
-            return  # on a first start gunicorn will try to bind, say why it cannot, and exit
-        others = listeners.bind_others(self.cfg, self.log, slots.is_possible) if first and made else []
-        self.LISTENERS = [*self.LISTENERS, *made, *others]
-        if self._gate_open:
-            slots.listen(self.LISTENERS, self.cfg.backlog)
-
-    def _next_slots(self) -> frozenset[int]:
-        """Return the slots of the worker that is about to be forked."""
-        served = dict.fromkeys(slots.all_of(self.LISTENERS), 0)
-        for worker in self.WORKERS.values():
-            for slot in worker.slots & served.keys():
-                served[slot] += 1
-        chosen = slots.share(served, self.num_workers, self.num_workers - len(self.WORKERS))
-        if chosen is None:
-            new = max(served, default=-1) + 1
-            self._open_slots([new])
-            chosen = [new] if new in slots.all_of(self.LISTENERS) else sorted(served)
-        return frozenset(chosen)
-
-    def _end_slots(self) -> None:
-        """Close what nobody serves any more, and nobody will: the operator wants fewer workers."""
-        if not 0 < self.num_workers <= len(self.WORKERS):
-            return
-        unserved = slots.all_of(self.LISTENERS).difference(*(worker.slots for worker in self.WORKERS.values()))
-        for listener in [one for one in self.LISTENERS if slots.of(one) in unserved]:
-            self.LISTENERS.remove(listener)
-            listeners.end(listener)
 
     def _decide_whose_pid(self) -> None:
         if self.held is not None:
@@ -566,11 +521,8 @@ class HotArbiter(_Base):
     def spawn_worker(self) -> int:
         name, self.proc_name = self.proc_name, str(self.cfg.proc_name)
         workers_base.HotWorker.loads_beside_others = self._is_incoming and self._boot_limit() > 0
-        served = slots.all_of(self.LISTENERS)
-        if served and self.uses_slots:
-            served = self._next_slots()
-        everybodys = self.LISTENERS
-        self.LISTENERS = [one for one in everybodys if slots.of(one) is None or slots.of(one) in served]
+        everybodys, served = self.slots.next(self.LISTENERS, self._served_slots(), self.num_workers, self._gate_open)
+        self.LISTENERS = slots.of_worker(everybodys, served)
         try:
             pid: int = super().spawn_worker()
         except OSError:
@@ -595,6 +547,9 @@ class HotArbiter(_Base):
         if self._gate_open:
             worker.link.tell("open")
         return pid
+
+    def _served_slots(self) -> list[frozenset[int]]:
+        return [worker.slots for worker in self.WORKERS.values()]
 
     def spawn_workers(self) -> None:
         # gunicorn sleeps up to 0.1 s after each, so that workers do not start at the same instant.
@@ -779,8 +734,8 @@ class HotArbiter(_Base):
         self._is_keeping_back = False
         if self.outgoing.accepting:
             super().manage_workers()
-            if self.uses_slots and not self._is_incoming:
-                self._end_slots()
+            if not self._is_incoming:
+                self.LISTENERS = self.slots.end_unserved(self.LISTENERS, self._served_slots(), self.num_workers)
         elif self._state is PredecessorState.DRAINING and not self.WORKERS:
             # The last one was reaped by somebody else, a hook for example.
             self.feed(handover.AllWorkersGone())
@@ -1078,7 +1033,7 @@ class HotArbiter(_Base):
         for line in settings.misspelt(self.cfg):
             self.log.error("Ignored: %s", line)
         self._use_twin()
-        self._use_slots()
+        self.slots = slots.Slots(self.cfg, self.log)
         self.outgoing.limits = self._limits()
         if self.held is not None:
             self._announce()

@@ -10,6 +10,18 @@ from gunicorn_hot.protocol import Decoder, Message, ProtocolError, encode
 _RECEIVE_BYTES = 65536
 
 
+def inherited(fd: int, kind: int) -> socket.socket:
+    """Return the unix socket of this kind (SOCK_STREAM, ...) that a descriptor is, and stop its further inheritance.
+
+    Raises OSError when it is something else, which is left as it was: the environment may have named anything."""
+    sock = socket.socket(fileno=fd)
+    if sock.family != socket.AF_UNIX or sock.type != kind:
+        sock.detach()
+        raise OSError(f"descriptor {fd} is another kind of socket")
+    sock.set_inheritable(False)
+    return sock
+
+
 class Channel:
     """One end of a connection between two masters, or between a master and one worker.
 
@@ -31,15 +43,8 @@ class Channel:
 
     @classmethod
     def from_fd(cls, fd: int) -> Channel:
-        """Adopt an inherited descriptor, and stop it from being inherited further.
-
-        Raises OSError when `fd` is no open stream socket."""
-        sock = socket.socket(fileno=fd)
-        if sock.family != socket.AF_UNIX or sock.type != socket.SOCK_STREAM:
-            sock.detach()
-            raise OSError(f"descriptor {fd} is not the channel's")
-        sock.set_inheritable(False)
-        return cls(sock)
+        """Adopt an inherited descriptor: see `inherited`."""
+        return cls(inherited(fd, socket.SOCK_STREAM))
 
     def fileno(self) -> int:
         return self._sock.fileno()

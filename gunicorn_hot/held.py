@@ -6,6 +6,7 @@ import os
 import socket
 
 from gunicorn_hot import holder
+from gunicorn_hot.channel import inherited
 
 
 class Held:
@@ -17,13 +18,8 @@ class Held:
 
     @classmethod
     def inherited(cls, fd: int) -> Held:
-        """Adopt an inherited descriptor, and stop its inheritance. Raises OSError when it is not ours."""
-        sock = socket.socket(fileno=fd)
-        if sock.family != socket.AF_UNIX or sock.type != socket.SOCK_SEQPACKET:
-            sock.detach()
-            raise OSError(f"descriptor {fd} is not the holder's")
-        sock.set_inheritable(False)
-        return cls(sock)
+        """Adopt an inherited descriptor: see `channel.inherited`."""
+        return cls(inherited(fd, socket.SOCK_SEQPACKET))
 
     def fileno(self) -> int:
         return self._sock.fileno()

@@ -21,6 +21,7 @@ from gunicorn.sock import ssl_context
 from gunicorn_hot import app, holds, listeners, priority, settings
 from gunicorn_hot.drain import Drain, InFlight
 from gunicorn_hot.link import DRAINS, IN_FLIGHT, SENT, Link
+from gunicorn_hot.workers.numbering import number_wsgi
 from gunicorn_hot.workers.pipeline import more_received
 
 if TYPE_CHECKING:
@@ -130,6 +131,7 @@ class HotWorker(_Base):
             ssl_context(self.cfg)
         if self.loads_beside_others:
             priority.step_back()
+        number_wsgi(app.generation())
         super().load_wsgi()
 
     def _die_with_master(self, sig: int) -> None:

@@ -8,9 +8,11 @@ from typing import TYPE_CHECKING, Any
 from gunicorn.asgi.protocol import ASGIProtocol
 from gunicorn.workers.gasgi import ASGIWorker as StockASGIWorker
 
+from gunicorn_hot.app import GENERATION_KEY, generation
 from gunicorn_hot.link import IN_FLIGHT
 from gunicorn_hot.workers.aio import AioWorker
 from gunicorn_hot.workers.lifespan import Lifespan
+from gunicorn_hot.workers.numbering import numbered_asgi
 
 _SERVICE_RESTART = 1012
 #: From 27 on gunicorn's protocol announces an end that it knows of.
@@ -45,6 +47,14 @@ class _Protocol(ASGIProtocol):
         self.since = time.monotonic()
         return ASGIProtocol._on_headers_complete(self)  # type: ignore[attr-defined]
 
+    # Asked for only where there is an access log. gunicorn has no environ here but what it makes for that.
+
+    def _build_environ(self, *args: Any) -> dict[str, Any]:
+        return {**super()._build_environ(*args), GENERATION_KEY: generation()}  # type: ignore[misc]
+
+    def _build_http2_environ(self, *args: Any) -> dict[str, Any]:
+        return {**super()._build_http2_environ(*args), GENERATION_KEY: generation()}  # type: ignore[misc]
+
     def request_under_way(self) -> Any:
         """Return the request that is being answered, or the one that has become a websocket, or None."""
         ready = self._request_ready
@@ -78,6 +88,10 @@ def _lower(name: Any) -> bytes:
 class ASGIWorker(AioWorker, StockASGIWorker):
     asgi: Any
     state: dict[str, Any]
+
+    def load_wsgi(self) -> None:
+        super().load_wsgi()
+        self.asgi = numbered_asgi(self.asgi, generation())
 
     def make_loop(self) -> Any:
         return self.loop  # made by gunicorn's init_process

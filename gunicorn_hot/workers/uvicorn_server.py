@@ -12,9 +12,11 @@ from typing import TYPE_CHECKING, Any
 from uvicorn.protocols.utils import get_path_with_query_string
 from uvicorn.server import ServerState
 
+from gunicorn_hot.app import generation
 from gunicorn_hot.link import IN_FLIGHT
 from gunicorn_hot.workers.aio import AioWorker
 from gunicorn_hot.workers.lifespan import Lifespan
+from gunicorn_hot.workers.numbering import numbered_asgi
 
 if TYPE_CHECKING:
     _Mixin = asyncio.Protocol
@@ -118,6 +120,7 @@ class UvicornMixin(AioWorker):
         config = self.config
         config.app = self.wsgi
         config.load()
+        config.loaded_app = numbered_asgi(config.loaded_app, generation())
         for state in self.server_state, self._websocket_state:
             state.connections = self.connections
             state.tasks = self._tasks
