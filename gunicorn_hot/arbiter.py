@@ -28,6 +28,7 @@ from gunicorn_hot import (
     pace,
     pidfile,
     private,
+    request,
     settings,
     slots,
     supervisors,
@@ -38,6 +39,7 @@ from gunicorn_hot.link import Link
 from gunicorn_hot.predecessor import Predecessor
 from gunicorn_hot.processes import EXITED_NORMALLY, ended, is_reaped
 from gunicorn_hot.protocol import Message
+from gunicorn_hot.reporter import Reporter
 from gunicorn_hot.successor import Successor, command
 from gunicorn_hot.systemd import Manager, Phase
 from gunicorn_hot.wakeup import Wakeup
@@ -59,7 +61,12 @@ def adopt(server: Any) -> None:
     Raises OSError when the environment names a channel that is none."""
     if isinstance(server, HotArbiter):  # two parts of a configuration have asked for it
         return
-    server.__class__ = type(f"Hot{type(server).__name__}", (HotArbiter, type(server)), {})
+    # Beside gunicorn's signals the one by which the command line asks; see `request`.
+    signals = {
+        "SIGNALS": [*server.SIGNALS, request.SIGNAL],
+        "SIG_NAMES": {**server.SIG_NAMES, request.SIGNAL: "urg"},
+    }
+    server.__class__ = type(f"Hot{type(server).__name__}", (HotArbiter, type(server)), signals)
     server.become_hot()
     # What is loaded by now lives as long as the process. Out of the collector's sight it costs the workers neither time
     # nor copied pages; that buys back what our own modules add to the heap that every full collection walks.
@@ -83,6 +90,7 @@ class HotArbiter(_Base):
         LISTENERS: list[Any]  # type: ignore[misc]
         _control_server: Any
         _stop_control_server: Any
+        _get_control_socket_path: Any
 
     def become_hot(self) -> None:
         """Do what a constructor would have done."""
@@ -115,6 +123,8 @@ class HotArbiter(_Base):
         self._cut = 0
         #: Why the last upgrade has failed; empty if it has not.
         self._failure = ""
+        #: What its application has written, if that was why.
+        self._output = ""
         #: Pauses ordered so far: an answer to an earlier one counts for nothing.
         self._pauses = 0
         self._since = time.monotonic()
@@ -125,6 +135,8 @@ class HotArbiter(_Base):
         self._unused_listeners: list[int] = []
         #: The same in this master's own list, as its successor has said.
         self._to_end: list[int] = []
+        #: The successor is only tried.
+        self._is_check = False
         #: When a worker may be booted again, after one could not load the application.
         self._spawn_after = 0.0
         self._is_up = False
@@ -136,6 +148,7 @@ class HotArbiter(_Base):
         #: Workers are booted because the operator wants more of them.
         self._growing = False
         self._last_title = ""
+        self.reporter = Reporter(self)
         self._use_twin()
         self.slots = slots.Slots(self.cfg, self.log)
         # With preload_app the application may hold us: it was loaded before this.
@@ -235,6 +248,8 @@ class HotArbiter(_Base):
             return
         if machine.state is not before:
             self.log.debug("Upgrade: %s -> %s on %s", before.name, machine.state.name, event)
+            if isinstance(before, PredecessorState):
+                self.reporter.moved(before, self._state)
         for action in actions:
             self.perform(action)
 
@@ -252,12 +267,14 @@ class HotArbiter(_Base):
         match action:
             case handover.Log(level, text):
                 getattr(self.log, level)("%s", text)
-            case handover.Tell(type):
-                self._tell(type)
+            case handover.Tell(type, id):
+                self._tell(type, **({"id": id} if id else {}))
             case handover.TellFailed(reason):
-                self._tell("failed", reason=reason)
-            case handover.StartSuccessor():
-                self._start_successor()
+                self._tell("failed", reason=reason, output=self._output)
+            case handover.Refuse(id, reason):
+                self._refuse(id, reason)
+            case handover.StartSuccessor(id, check):
+                self._start_successor(id, check)
             case handover.EndSuccessor():
                 self._signal_successor(signal.SIGTERM)
             case handover.KillSuccessor():
@@ -276,6 +293,7 @@ class HotArbiter(_Base):
                 self._restore_ownership()
             case handover.ReleaseOwnership():
                 self._stop_control_server()
+                self.reporter.releases()
             case handover.TakeOwnership():
                 self._take_ownership()
             case handover.OpenGate():
@@ -283,12 +301,14 @@ class HotArbiter(_Base):
             case handover.EndPredecessor():
                 assert self.predecessor is not None
                 self.predecessor.terminate()
-            case handover.RequestUpgrade():
-                self._events.append(handover.UpgradeRequested())
+            case handover.RequestUpgrade(id):
+                self._events.append(handover.UpgradeRequested(id))
             case handover.ReportReady():
                 self._report_ready()
-            case handover.ReportFailure(reason):
-                self._report_failure(reason)
+            case handover.ReportChecked():
+                self._report_checked()
+            case handover.ReportFailure(reason, aborted):
+                self._report_failure(reason, aborted)
             case handover.Reload():
                 super().handle_hup()
             case handover.Resize(how):
@@ -329,16 +349,22 @@ class HotArbiter(_Base):
         elif self.successor is not None:
             self.successor.channel.send(type, **fields)
 
-    def _start_successor(self) -> None:
+    def _start_successor(self, id: str, check: bool) -> None:
         self._since = time.monotonic()
-        self._failure = ""
+        self._output = ""
+        self._is_check = check
+        if check:
+            self.log.info("Upgrade check: would it work? Nothing changes hands")
+        else:
+            self._failure = ""
+        self.reporter.began(id, check)
         if self.cfg.pidfile is not None:
             # Ours, if it could not be removed at our commit; the successor would take it for another service's.
             _try(self.log, pidfile.remove, self.cfg.pidfile + ".2", self.pid)
         hold = None
         try:
             hold = self._hold_successor()
-            self.successor = Successor.start(self, self.generation + 1, hold)
+            self.successor = Successor.start(self, self.generation + 1, hold, self.reporter.path)
         except OSError as exc:
             self._events.append(handover.SpawnFailed(str(exc)))
             return
@@ -397,12 +423,15 @@ class HotArbiter(_Base):
             self._to_end = sorted(unused & set(range(len(self.LISTENERS))))
             self.feed(handover.SuccessorCommitted())
         elif message.type == "failed":
+            self._output = str(fields.get("output", ""))
             self.feed(handover.SuccessorFailed(str(fields.get("reason", "for a reason that it did not say"))))
         elif message.type == "leaving":
             self._heir = int(fields.get("successor", 0))
             self.feed(handover.SuccessorLeft())
         elif message.type == "staying":
             self.feed(handover.SuccessorStayed())
+        elif self.reporter.hear(message.type, fields):
+            self._show()
         else:
             self.log.debug("Upgrade: skipped a message of type %r", message.type)
 
@@ -421,7 +450,11 @@ class HotArbiter(_Base):
             if channel.error:
                 self.log.warning("The channel to the predecessor broke: %s", channel.error)
             private.forget(self.predecessor)
+            was_served = not self._is_incoming
             self._feed_incoming(handover.PredecessorClosed())
+            if was_served:
+                self.reporter.predecessor_left()
+            self._take_request()
 
     def _on_stock_predecessor_gone(self) -> None:
         assert self.predecessor is not None
@@ -500,9 +533,18 @@ class HotArbiter(_Base):
         elif message.type == "commit":
             self._feed_incoming(handover.CommitOrdered())
         elif message.type == "upgrade":
-            self._feed_incoming(handover.UpgradeRequested())
+            self._feed_incoming(handover.UpgradeRequested(str(message.fields.get("id", ""))))
+        elif self._hear(message):
+            self._show()
         else:
             self.log.debug("Upgrade: skipped a message of type %r", message.type)
+
+    def _hear(self, message: Message) -> bool:
+        try:
+            return self.reporter.hear(message.type, message.fields)
+        except (ArithmeticError, LookupError, TypeError, ValueError) as exc:
+            self.log.debug("Upgrade: message %r not understood: %r", message.type, exc)
+            return False
 
     def _feed_incoming(self, event: handover.Event) -> None:
         """Give what the predecessor did to the Successor machine; after the take-over that is a late word."""
@@ -512,7 +554,7 @@ class HotArbiter(_Base):
         assert self.incoming is not None
         for action in self.incoming.step(event, time.monotonic()):
             if isinstance(action, handover.RequestUpgrade):
-                self.feed(handover.UpgradeRequested())
+                self.feed(handover.UpgradeRequested(action.id))
             else:
                 self.perform(action)
 
@@ -642,6 +684,7 @@ class HotArbiter(_Base):
             self._tell_what_workers_wait_for()
         elif message.type == "failed":
             worker.failure = str(message.fields.get("reason", ""))
+            worker.output = str(message.fields.get("output", ""))
         elif message.type == "cut":
             self._cut += int(message.fields.get("count", 0))
 
@@ -656,7 +699,7 @@ class HotArbiter(_Base):
     def _count_workers(self) -> None:
         if self._is_incoming:
             self.feed(handover.WorkersCounted(*self._counts()))
-        elif not self._has_served:
+        else:
             self._show()
 
     def _tell_workers(self, type: str, **fields: Any) -> None:
@@ -678,6 +721,7 @@ class HotArbiter(_Base):
     def _drain_workers(self, timeout: float) -> None:
         self._since = time.monotonic()
         self._handed_over = True
+        self._cut = 0
         self._end_listeners(self._to_end)
         self.log.info(
             "Upgrade: committed to successor with pid: %s; draining %s requests in %s workers, %gs at most "
@@ -702,11 +746,13 @@ class HotArbiter(_Base):
 
     def _in_flight(self) -> int:
         """Return how many requests the paused or draining workers are answering."""
-        busy = (
+        return sum(map(self._in_flight_of, self.WORKERS.values()))
+
+    def _in_flight_of(self, worker: HotWorker) -> int:
+        # One that has not answered is busy with something.
+        return worker.link.in_flight + (
             worker.can_pause and worker.is_ready and worker.answered_pause != self._pauses
-            for worker in self.WORKERS.values()
         )
-        return sum(worker.link.in_flight for worker in self.WORKERS.values()) + sum(busy)
 
     def _open_gate(self) -> None:
         self._gate_open = True
@@ -780,6 +826,7 @@ class HotArbiter(_Base):
             elif self.held is not None and self._handed_over:
                 self.held.successor_exited(successor.pid, successor.exit_code)
         if words := successor.early_words():
+            self._output = words
             self.log.error("Upgrade: the successor has written:\n%s", words)
         self._forget_successor()
         self.feed(handover.SuccessorExited(status))
@@ -823,6 +870,7 @@ class HotArbiter(_Base):
         if not self._is_incoming:
             self.feed(handover.WorkerGone(worker.pid))
         elif not worker.is_ready:
+            self._output = worker.output
             why = f"failed to boot: {worker.failure}" if worker.failure else f"{end or 'ended'} before it was ready"
             self.feed(handover.WorkerFailed(f"worker (pid: {worker.pid}) {why}"))
         elif end != EXITED_NORMALLY:
@@ -848,9 +896,12 @@ class HotArbiter(_Base):
         if self.held is not None:
             self.pidfile = None
         self._start_control_server()
+        self.reporter.takes_over(is_orphan=self._predecessor_left)
+        self._take_request()
 
     def _restore_ownership(self) -> None:
         self._handed_over = False
+        self.reporter.takes_back()
         self._forget_held()
         if self.held is not None:
             self._announce()
@@ -887,7 +938,16 @@ class HotArbiter(_Base):
         self._reap_successor()
         self._events.append(handover.ReadyReported(frozenset(self._may_accept())))
 
-    def _report_failure(self, reason: str) -> None:
+    def _report_checked(self) -> None:
+        took = time.monotonic() - self._since
+        self.log.info("Upgrade check: an upgrade would work, ready after %.2fs; ending the successor", took)
+        self.reporter.chronicle.checked()
+
+    def _report_failure(self, reason: str, aborted: bool) -> None:
+        self.reporter.failed(reason, self._output, aborted)
+        if self._is_check:
+            self.log.error("Upgrade check: an upgrade would fail: %s", reason)
+            return
         self.log.error("Upgrade failed: %s", reason)
         self._failure = reason.strip().split("\n")[-1]
         self._call_hook("on_upgrade_failed", self, reason)
@@ -908,8 +968,9 @@ class HotArbiter(_Base):
         self._events.append(handover.DoneReported())
 
     def _show(self) -> None:
-        """Let the process's title and the service manager tell what happens."""
+        """Let the process's title, the status file and the service manager tell what happens."""
         self._retitle()
+        self.reporter.show()
         if (seen := self._phase()) is not None:
             self.manager.tell(*seen, time.monotonic(), self.held)
 
@@ -925,7 +986,7 @@ class HotArbiter(_Base):
             return Phase.READY, f"Serving, by master {pid}; the old one is draining"
         if state is PredecessorState.GONE:
             return None
-        if state is PredecessorState.SERVING:
+        if state is PredecessorState.SERVING or (self._is_check and self.outgoing.then is not Then.STOP):
             if self.held is None and self.predecessor is not None and not self._predecessor_left:
                 return None  # the manager listens to its main process alone
             if not self._has_served:
@@ -961,7 +1022,8 @@ class HotArbiter(_Base):
         if self._state is PredecessorState.DRAINING:
             return f" draining, {self._in_flight()} in flight"
         if self._state is PredecessorState.BOOTING and self.successor is not None:
-            return f" upgrading, {self.successor.ready} of {self.successor.total or '?'} workers ready"
+            doing = "checking" if self._is_check else "upgrading"
+            return f" {doing}, {self.successor.ready} of {self.successor.total or '?'} workers ready"
         if self._state is PredecessorState.SERVING:
             return ""
         return f" {self._state.value}"
@@ -981,6 +1043,7 @@ class HotArbiter(_Base):
             timeout = max(0.0, min(timeout, machine.deadline - time.monotonic()))
         if self._is_keeping_back:
             timeout = min(timeout, pace.LOOK)
+        timeout = self.reporter.wait(timeout)
         # Also with a signal at hand: what the peer has said before it must not be judged after a deadline or a SIGTERM.
         self.wakeup_pipe.wait(timeout if self.SIG_QUEUE.empty() else 0)
         self.feed(handover.Tick())
@@ -1025,6 +1088,44 @@ class HotArbiter(_Base):
     def handle_winch(self) -> None:
         self.feed(handover.ResizeRequested("winch"))
 
+    def handle_urg(self) -> None:
+        self._take_request()
+
+    # --- requests
+
+    def _take_request(self) -> None:
+        """Do what the command line asks, if there is a request. One that has not taken over leaves it to the other."""
+        if self._is_incoming or not self.reporter.path:
+            return
+        try:
+            asked = request.take(self.reporter.path)
+        except request.RequestError as exc:
+            self.log.warning("Request ignored: %s", exc)
+            return
+        if asked is None:
+            return
+        self.log.info("Request: %s, by %s", asked.command, asked.by or "an operator")
+        match asked.command:
+            case "upgrade":
+                self.feed(handover.UpgradeRequested(asked.id))
+            case "check":
+                self.feed(handover.CheckRequested(asked.id, asked.by))
+            case "abort":
+                self.feed(handover.AbortRequested(asked.id, asked.by))
+            case "rollback":
+                self.feed(handover.RollbackRequested(asked.id, asked.by))
+            case "commit":
+                self.feed(handover.CommitRequested(asked.id, asked.by))
+            case _:
+                self._refuse(asked.id, f"{asked.command!r} is none of {', '.join(request.COMMANDS)}")
+                self._show()
+
+    def _refuse(self, id: str, reason: str) -> None:
+        self.log.warning("Request refused: %s", reason)
+        self.reporter.refuse(id, reason)
+        if self._handed_over:
+            self._tell("refused", id=id, reason=reason)
+
     # --- gunicorn's own life cycle
 
     def setup(self, app: Any) -> None:
@@ -1061,6 +1162,7 @@ class HotArbiter(_Base):
             self._close_listeners()
         self._close_listeners(but=lambda listener: not listeners.is_abstract(listener))
         self._read_links()
+        self.reporter.stops()
         for worker in list(self.WORKERS.values()):
             if not worker.is_ready or not self._gate_open:
                 # It serves nobody. A SIGTERM is lost on one that was just forked, and does not end one that hangs while
@@ -1089,9 +1191,11 @@ class HotArbiter(_Base):
         # Before the predecessor may take back: its own would be the one whose file is removed.
         self._stop_control_server()
         if exit_status:
-            self._tell("failed", reason=reason or f"halted with status {exit_status}")
+            self._tell("failed", reason=reason or f"halted with status {exit_status}", output=self._output)
         elif not self._is_incoming:
             self._tell("leaving")
+        if self._handed_over:
+            self._tell("drained", **self.reporter.leaves())
         if self._keeps_pid:
             self.pidfile = None  # it stays
         try:
@@ -1102,6 +1206,7 @@ class HotArbiter(_Base):
                 self._become_holder()
             raise
         except SystemExit:
+            self.reporter.ends()
             if self._keeps_pid:
                 self._become_holder()
             elif self._handed_over and self.held is None and (heir := self._heir_pid()):

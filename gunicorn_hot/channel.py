@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import select
 import socket
 from typing import Any
 
@@ -69,6 +70,19 @@ class Channel:
         if not complete:
             self.error = "the peer does not read"
             self._sock.shutdown(socket.SHUT_RDWR)
+
+    def offer(self, type: str, **fields: Any) -> bool:
+        """Send a message that may as well be lost, unless the peer has a lot to read already; returns whether it was
+        sent."""
+        if self.closed:
+            return False
+        poll = select.poll()
+        poll.register(self._sock, select.POLLOUT)
+        # Linux says so when three quarters of the buffer are free, which is more than any such message needs.
+        if not poll.poll(0):
+            return False
+        self.send(type, **fields)
+        return True
 
     def receive(self) -> list[Message]:
         """Return all messages that have arrived; after EOF or garbage `closed` is true, and `error` says why."""

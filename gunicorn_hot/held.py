@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import socket
+import struct
 
 from gunicorn_hot import holder
 from gunicorn_hot.channel import inherited
@@ -23,6 +24,11 @@ class Held:
 
     def fileno(self) -> int:
         return self._sock.fileno()
+
+    def holder(self) -> int:
+        """Return the pid of that process: the first master has made this pair, and its pid stays."""
+        pid: int = struct.unpack("3i", self._sock.getsockopt(socket.SOL_SOCKET, socket.SO_PEERCRED, 12))[0]
+        return pid
 
     def announce(self, pid: int, generation: int, name: str, pidfile: str | None) -> None:
         """Say that this master is the service now."""

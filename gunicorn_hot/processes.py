@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import signal
+import time
 
 EXITED_NORMALLY = "exited with code 0"
 
@@ -53,6 +54,11 @@ def start_time(pid: int) -> int:
     except OSError:
         return 0
     return 0 if words[0] in (b"Z", b"X") else int(words[19])
+
+
+def started_at(start: int) -> float:
+    """Return what `start_time` has returned in seconds on the wall clock."""
+    return time.time() - time.clock_gettime(time.CLOCK_BOOTTIME) + start / os.sysconf("SC_CLK_TCK")
 
 
 def boot_id() -> str:

@@ -62,6 +62,17 @@ class Written:
 
 
 @dataclass(frozen=True)
+class Phases:
+    """How long each part of an upgrade took; 0 for one that it did not come to."""
+
+    boot: float = 0.0
+    #: From the order to pause until the new generation accepts: the time in which new connections had to wait.
+    cutover_ms: float = 0.0
+    probation: float = 0.0
+    drain: float = 0.0
+
+
+@dataclass(frozen=True)
 class Upgrade:
     """The one that is under way."""
 
@@ -74,6 +85,8 @@ class Upgrade:
     #: It ends when the new generation is ready, and changes nothing.
     check: bool
     started: float
+    #: The old one's.
+    generation: int = 0
     #: When the patience of this state ends.
     deadline: float | None = None
     #: Workers of the new generation.
@@ -85,6 +98,8 @@ class Upgrade:
     draining_workers: int = 0
     #: "ending": why.
     reason: str = ""
+    #: How long it has taken up to its present state.
+    phases: Phases = field(default_factory=Phases)
 
 
 @dataclass(frozen=True)
@@ -114,17 +129,6 @@ class Master:
     #: Of the application, as its deployment has named it.
     revision: str | None = None
     workers: list[Worker] = field(default_factory=list)
-
-
-@dataclass(frozen=True)
-class Phases:
-    """How long each part of an upgrade took; 0 for one that it did not come to."""
-
-    boot: float = 0.0
-    #: From the order to pause until the new generation accepts: the time in which new connections had to wait.
-    cutover_ms: float = 0.0
-    probation: float = 0.0
-    drain: float = 0.0
 
 
 @dataclass(frozen=True)

@@ -22,7 +22,7 @@ FULL = Status(
     MINE,
     "upgrading",
     4,
-    Upgrade("id", 7, "booting", False, 1.0, 61.0, 1, 2, "worker (pid: 8) is waiting"),
+    Upgrade("id", 7, "booting", False, 1.0, 4, 61.0, 1, 2, "worker (pid: 8) is waiting"),
     [Master("serving", MINE.pid, MINE.start, 1.0, 4, "27.0", "3.11.7", "0.1.0", "abc", [Worker(2, "paused", 1.0, 3)])],
     [Past("old", 6, 3, 4, 0.5, 2.25, "done", Phases(1.0, 0.3, 0.2, 0.75), cut=1)],
 )

@@ -131,6 +131,7 @@ class AioWorker(HotWorker):
     def init_signals(self) -> None:
         # gunicorn's own, which act at once, in every phase. The stock workers' wait for the event loop.
         Worker.init_signals(self)
+        signal.signal(signal.SIGURG, signal.SIG_DFL)
         signal.signal(signal.SIGUSR2, self.handle_orphaned)
         signal.siginterrupt(signal.SIGUSR2, False)
 
@@ -169,7 +170,7 @@ class AioWorker(HotWorker):
         except LifespanFailed as exc:
             self.log.error("ASGI lifespan startup failed: %s", exc)
             # A framework says it with a traceback; its last line is the reason.
-            self.tell_failure(f"lifespan startup failed: {str(exc).strip().splitlines()[-1]}")
+            self.tell_failure(f"lifespan startup failed: {str(exc).strip().splitlines()[-1]}", str(exc))
             sys.exit(Arbiter.WORKER_BOOT_ERROR)
         except BaseException as exc:
             if self._has_said_ready:

@@ -75,6 +75,8 @@ class HotWorker(_Base):
     slots: frozenset[int] = frozenset()
     #: In the master: why it could not boot, in its own words.
     failure: str | None = None
+    #: In the master: the traceback of that.
+    output = ""
     #: Set when it leaves with connections open: a normal exit would wait for the threads that serve them.
     leaves_at_once = False
     #: What it has told its master to wait for, and in the master: what it was told.
@@ -111,17 +113,18 @@ class HotWorker(_Base):
             app.wait_for_callbacks()
 
     def _tell_why(self, exc: BaseException) -> None:
+        output = traceback.format_exc()
         if isinstance(exc, holds.NotReady):
-            reason = str(exc)
+            reason, output = str(exc), ""
         elif isinstance(exc, SystemExit):
             reason = f"exited with code {exc.code or 0} while it loaded the application"
         else:
             reason = "".join(traceback.format_exception_only(type(exc), exc)).strip()
-        self.tell_failure(reason)
+        self.tell_failure(reason, output)
 
-    def tell_failure(self, reason: str) -> None:
-        """Tell the master why this worker cannot boot."""
-        self.link.worker_end.send("failed", reason=reason[-_REASON_BYTES:])
+    def tell_failure(self, reason: str, output: str) -> None:
+        """Tell the master why this worker cannot boot; `output`: what its application has to say about that."""
+        self.link.worker_end.send("failed", reason=reason[-_REASON_BYTES:], output=output[-_REASON_BYTES:])
 
     def load_wsgi(self) -> None:
         # Here, because a change of user or group would have cleared it.
@@ -375,6 +378,8 @@ class HotWorker(_Base):
 
     def init_signals(self) -> None:
         super().init_signals()
+        # A request to the master, which this process was a copy of.
+        signal.signal(signal.SIGURG, signal.SIG_DFL)
         signal.signal(signal.SIGUSR2, self.handle_orphaned)
         signal.siginterrupt(signal.SIGUSR2, False)
 
