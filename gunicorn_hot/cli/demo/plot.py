@@ -20,7 +20,7 @@ _BANDS = ("#f4f4f4", "#e4e4e4")
 _PIECES = 80
 _NARROW = 0.03
 #: Points of a scatter are drawn as pixels: as shapes they would be most of a file.
-_DPI = 110
+_DPI = 90
 _WIDTH, _HEIGHT = 9.0, 3.4
 
 
@@ -153,7 +153,7 @@ class _Side:
             answered = self._answered_by(generation)
             axes.scatter(
                 [r.begun for r in answered], [_ms(r) for r in answered],
-                s=3, color=self._colour(generation), linewidths=0, rasterized=True, zorder=2,
+                s=4, color=self._colour(generation), linewidths=0, rasterized=True, zorder=2,
             )
         axes.scatter(
             [r.begun for r in self.failed], [_ms(r) for r in self.failed],
