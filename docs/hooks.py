@@ -62,8 +62,9 @@ def status() -> str:
         rows = []
         for field in node.body:
             if isinstance(field, ast.AnnAssign) and isinstance(field.target, ast.Name):
-                kind = re.sub(r"\b([A-Z]\w+)\b", r"[\1](#\1)", ast.unparse(field.annotation)).replace("|", "or")
-                kind = re.sub(r"#(\w+)", lambda match: match[0].lower(), kind)
+                kind = ast.unparse(field.annotation).replace(" | ", " or ")
+                for other in classes:
+                    kind = re.sub(rf"\b{other}\b", f"[{other}](#{other.lower()})", kind)
                 rows.append(f"| `{field.target.id}` | {kind} | {_comment(lines, field.lineno - 1)} |")
         table = "\n".join(["| field | type | |", "|---|---|---|", *rows])
         parts.append(f"## {name}\n\n{words}\n\n{table}\n")

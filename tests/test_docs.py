@@ -8,7 +8,9 @@ A page is read like a reader does, from above to below, in a folder of its own w
   prints; "..." is anything, and a number of more than one digit is any number.
 * The comment in the line above a block, which no reader sees, says what else is to be done:
 
-      <!-- test: server -->         the last command does not end: it is left running until the end of the page
+      <!-- test: server -->         the command with "gunicorn -c" does not end: it is left running until the next such
+                                    one, or the end of the page
+      <!-- test: server in X -->    the same, and this block in the folder X
       <!-- test: status 1 -->       the last command ends with this status
       <!-- test: install -->        not run: the environment has what is installed there; that is checked
       <!-- test: see test_x.py -->  not run: that test runs it
@@ -31,7 +33,10 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import pytest
-from server import REPOSITORY, Connection, free_port, until
+from server import REPOSITORY, free_port, until
+
+from gunicorn_hot import statusfile
+from gunicorn_hot.status import StatusError
 
 PAGES = [
     REPOSITORY / "README.md", *sorted(REPOSITORY.glob("docs/**/*.md")), *sorted(REPOSITORY.glob("examples/**/*.md")),
@@ -74,9 +79,12 @@ def read(page: Path) -> list[Block]:
 
 
 def as_pattern(output: str) -> re.Pattern[str]:
-    pattern = re.escape(output.strip())
-    pattern = re.sub(r"^\\\.\\\.\\\.$", r"(?:.*\\n)*.*", pattern, flags=re.M).replace(r"\.\.\.", ".*")
-    return re.compile(re.sub(r"\d+(?:\\\.\d+)|\d\d+", r"\\d+(?:\\.\\d+)?", pattern))
+    lines = []
+    for line in output.strip().splitlines():
+        pattern = re.escape(line).replace(r"\.\.\.", ".*")
+        pattern = re.sub(r"\d+\\\.\d+|\d\d+", r"\\d+(?:\\.\\d+)?", pattern)
+        lines.append("(?:.*\n)*?" if line == "..." else f"{pattern} *\n")
+    return re.compile("".join(lines))
 
 
 # --- a reader
@@ -103,13 +111,17 @@ class Reader:
         self.servers: list[subprocess.Popen[bytes]] = []
 
     def local(self, text: str) -> str:
+        # A reader has one service; whoever runs the tests may have others.
+        command = r"\bgunicorn-hot (upgrade|check|status|watch|abort|rollback|commit)\b(?! --pid)"
+        text = re.sub(command, r'gunicorn-hot \1 --status-file "$HOME"/.run/gunicorn_hot/*.json', text)
+        text = text.replace(".venv/bin/", "").replace("<pid of the master>", "$(cat hot.pid)")
         return re.sub(r"\b8000\b", str(self.port), text)
 
     def follow(self) -> None:
         for block in read(self.page):
             kind, _, rest = block.marker.partition(" ")
             assert kind in {"", "server", "status", "install", "see", "needs"}, block.marker
-            if block.language == "console":
+            if block.language == "console" and block.commands:
                 getattr(self, f"_{kind or 'run'}")(block, rest)
             elif block.title.startswith("examples/"):
                 assert block.text in (REPOSITORY / block.title).read_text(), f"not in {block.title}:\n{block.text}"
@@ -117,7 +129,7 @@ class Reader:
                 path = self.folder / block.title
                 path.parent.mkdir(parents=True, exist_ok=True)
                 path.write_text(self.local(block.text))
-            if block.language == "python":
+            if block.language == "python" and not block.title.startswith("examples/"):
                 compile(block.text, str(self.page), "exec", ast.PyCF_ALLOW_TOP_LEVEL_AWAIT)
 
     # What is done with a block.
@@ -131,10 +143,20 @@ class Reader:
     def _status(self, block: Block, status: str) -> None:
         self._run(block, "", int(status))
 
-    def _server(self, block: Block, _: str) -> None:
-        *others, (command, _) = block.commands
-        for before, output in others:
-            self._do(before, output)
+    def _server(self, block: Block, where: str) -> None:
+        before = self._folder()
+        if where:
+            self._do(f"cd {where.removeprefix('in ')}", "")
+        for command, output in block.commands:
+            if "gunicorn -c" in command:
+                self._start(command)
+            else:
+                self._do(command, output)
+        if where:
+            self._do(f"cd {before}", "")
+
+    def _start(self, command: str) -> None:
+        self.leave()
         log = self.folder / f".server{len(self.servers)}"
         with open(log, "wb") as file:
             process = subprocess.Popen(
@@ -142,24 +164,38 @@ class Reader:
                 stdin=subprocess.DEVNULL, stdout=file, stderr=file, start_new_session=True,
             )
         self.servers.append(process)
-        until(lambda: "Listening at" in log.read_text() or process.poll() is not None, "the line that it listens")
+        # A reader sees that it has started: what is written to the disk after that is the next release.
+        until(lambda: self._serves() or process.poll() is not None, f"a service that serves\n{self.story()}", TIMEOUT)
         assert process.poll() is None, self.story()
-        with Connection(f"127.0.0.1:{self.port}") as connection:
-            connection.ask()
+
+    def _serves(self) -> bool:
+        """Whether all workers serve, by the status file."""
+        for path in self.folder.glob(".run/gunicorn_hot/*.json"):
+            with suppress(StatusError):
+                status = statusfile.read(str(path))
+                return status.state == "serving" and not status.is_stale()
+        return False
 
     def _install(self, block: Block, _: str) -> None:
-        for command, _ in block.commands:
-            match = re.match(r"(?:pip|venv/bin/pip|python3? -m pip) install (.*)", command)
-            if not match:
-                others = r"python3 -m venv \S+|\. \S+/bin/activate"
-                assert re.fullmatch(others, command), f"not an installation: {command}"
+        for command, output in block.commands:
+            if command in (REPOSITORY / ".ci/run").read_text():
                 continue
-            for word in match[1].replace("'", "").replace('"', "").split():
-                name, _, extra = word.rstrip("]").partition("[")
-                if name not in {"-q", "--upgrade", "gunicorn_hot"}:
-                    importlib.metadata.distribution(name)
-                if extra and name == "gunicorn_hot":
-                    assert re.search(rf"^{extra} =$", (REPOSITORY / "setup.cfg").read_text(), re.M), f"no extra: {word}"
+            for part in command.split(" && "):
+                if match := re.fullmatch(r"(?:\S*/)?pip install (.*)", part):
+                    self._is_installed(match[1])
+                elif part.startswith(".venv/bin/gunicorn"):
+                    self._do(part, output)
+                else:
+                    others = r"python3 -m venv \S+|\. \S+/bin/activate"
+                    assert re.fullmatch(others, part), f"not an installation: {part}"
+
+    def _is_installed(self, what: str) -> None:
+        for word in re.findall(r"[^\s'\"]+", what):
+            name, _, extra = word.rstrip("]").partition("[")
+            if name not in {"-q", "--upgrade", "gunicorn_hot", "."}:
+                importlib.metadata.distribution(name)
+            elif extra:
+                assert re.search(rf"^{extra} =$", (REPOSITORY / "setup.cfg").read_text(), re.M), f"no extra: {word}"
 
     def _see(self, block: Block, test: str) -> None:
         text = (REPOSITORY / "tests" / test).read_text()
@@ -174,6 +210,7 @@ class Reader:
                 assert (REPOSITORY / path).exists(), f"no such file: {path}"
 
     def _do(self, command: str, output: str, status: int = 0) -> None:
+        assert "pip install" not in command, f"to be marked as an installation: {command}"
         outcomes = self._outcomes()
         ended = subprocess.run(
             ["bash", "-c", f'{self.local(command)}\nstatus=$?; pwd > "$HOME/.folder"; exit $status'],
@@ -183,7 +220,8 @@ class Reader:
         said = f"$ {command}\n{ended.stdout}"
         assert ended.returncode == status, f"status {ended.returncode}\n{said}{self.story()}"
         if output.strip():
-            assert as_pattern(self.local(output)).fullmatch(ended.stdout.strip()), f"{said}--- expected\n{output}"
+            pattern = as_pattern(self.local(output))
+            assert pattern.fullmatch(f"{ended.stdout.strip()}\n"), f"{said}--- expected\n{output}"
         if "kill -USR2" in command:
             # A reader looks at the log before the next command.
             until(lambda: self._outcomes() > outcomes, f"the end of the upgrade\n{self.story()}", TIMEOUT)
@@ -198,11 +236,27 @@ class Reader:
         return "".join(f"--- {log.name}\n{log.read_text()}" for log in sorted(self.folder.glob(".server*")))
 
     def leave(self) -> None:
+        """Stop what was left running, and wait for its end."""
+        for group in [process.pid for process in self.servers if not self._is_empty(process.pid)]:
+            try:
+                os.killpg(group, signal.SIGTERM)
+                until(lambda group=group: self._is_empty(group), "the end of all processes after SIGTERM")
+            finally:
+                with suppress(ProcessLookupError):
+                    os.killpg(group, signal.SIGKILL)
+
+    def _is_empty(self, group: int) -> bool:
+        """Whether a process group has no members; its dead are reaped, which are ours when their parents have left."""
         for process in self.servers:
-            for sig in (signal.SIGTERM, signal.SIGKILL):
-                with suppress(ProcessLookupError, subprocess.TimeoutExpired):
-                    os.killpg(process.pid, sig)
-                    process.wait(20)
+            process.poll()
+        with suppress(ChildProcessError):
+            while os.waitpid(-group, os.WNOHANG)[0]:
+                pass
+        try:
+            os.killpg(group, 0)
+        except ProcessLookupError:
+            return True
+        return False
 
 
 @contextmanager
