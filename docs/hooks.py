@@ -41,6 +41,15 @@ def commands() -> str:
     return "\n".join(parts)
 
 
+def exit_codes() -> str:
+    """The list in the command's own --help, as a table."""
+    from gunicorn_hot.cli.parser import EXAMPLES
+
+    rows = re.findall(r"^ +(\d+) +(.+)$", EXAMPLES.partition("Exit codes:")[2], re.M)
+    assert rows, "gunicorn-hot --help lists no exit codes"
+    return "\n".join(["| exit code | |", "|---|---|", *(f"| {code} | {meaning} |" for code, meaning in rows)])
+
+
 def _help(parser: argparse.ArgumentParser) -> str:
     # As wide as the page, and not as the terminal that builds it.
     wide = parser.formatter_class
@@ -80,4 +89,4 @@ def _comment(lines: list[str], number: int) -> str:
     return " ".join(words).replace("|", "\\|")
 
 
-_MAKERS = {"settings": settings, "commands": commands, "status": status}
+_MAKERS = {"settings": settings, "commands": commands, "exit_codes": exit_codes, "status": status}
