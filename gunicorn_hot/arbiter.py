@@ -20,6 +20,7 @@ from gunicorn.errors import HaltServer
 
 from gunicorn_hot import (
     app,
+    control,
     early_output,
     handover,
     holds,
@@ -410,7 +411,8 @@ class HotArbiter(_Base):
         elif message.type == "progress":
             successor.ready, successor.total = int(fields["ready"]), int(fields["total"])
             if self._state is PredecessorState.BOOTING:
-                self.log.info("Upgrade: %s of %s workers ready", successor.ready, successor.total)
+                what = "Upgrade check" if self._is_check else "Upgrade"
+                self.log.info("%s: %s of %s workers ready", what, successor.ready, successor.total)
                 self._show()
         elif message.type == "waiting":
             self.feed(handover.SuccessorWaits(str(fields["what"])))
@@ -914,6 +916,8 @@ class HotArbiter(_Base):
         # gunicorn starts it with the first workers; its path is the predecessor's until the commit.
         if not self._is_incoming:
             super()._start_control_server()  # type: ignore[misc]
+            if self._control_server is not None:
+                control.extend(self._control_server, self.reporter)
 
     def spawn_dirty_arbiter(self) -> Any:
         # It is forked within start(), and keeps the standard error that it finds.
@@ -941,7 +945,7 @@ class HotArbiter(_Base):
     def _report_checked(self) -> None:
         took = time.monotonic() - self._since
         self.log.info("Upgrade check: an upgrade would work, ready after %.2fs; ending the successor", took)
-        self.reporter.chronicle.checked()
+        self.reporter.checked()
 
     def _report_failure(self, reason: str, aborted: bool) -> None:
         self.reporter.failed(reason, self._output, aborted)
@@ -1164,7 +1168,7 @@ class HotArbiter(_Base):
         self._read_links()
         self.reporter.stops()
         for worker in list(self.WORKERS.values()):
-            if not worker.is_ready or not self._gate_open:
+            if not worker.is_ready:
                 # It serves nobody. A SIGTERM is lost on one that was just forked, and does not end one that hangs while
                 # it loads the application: gunicorn would wait for it as long as for requests.
                 self.kill_worker(worker.pid, signal.SIGKILL)

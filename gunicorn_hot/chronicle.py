@@ -77,8 +77,9 @@ class Chronicle:
         self.upgrade = replace(self.upgrade, reason=reason)
         self._verdict = (outcome, reason, output)
 
-    def checked(self) -> None:
+    def checked(self, at: float) -> None:
         """It would have worked."""
+        self._phase(at, boot=at - self.upgrade.started if self.upgrade else 0.0)
         self._verdict = ("checked", "", "")
 
     def over(self, at: float) -> None:

@@ -69,6 +69,8 @@ class Reporter:
         self._peers: list[Master] = []
         #: In flight there, and when its patience with them ends.
         self._draining: tuple[int, int, float | None] = (0, 0, None)
+        #: Workers that are ready there, and that there will be.
+        self._ready = (0, 0)
         self._committed = False
         #: The successor was told to write; it is, until it is given up.
         self._is_silent = False
@@ -127,6 +129,7 @@ class Reporter:
         """A successor is about to be started."""
         self._adjust_clock()
         self._committed = self._is_silent = False
+        self._ready = (0, 0)
         self._peers = [master for master in self._peers if master.role == "draining"]
         self.chronicle.began(id or str(uuid.uuid4()), check, self._server.generation, self._at())
 
@@ -142,6 +145,9 @@ class Reporter:
 
     def failed(self, reason: str, output: str, aborted: bool) -> None:
         self.chronicle.failed(reason, output, aborted, self._committed)
+
+    def checked(self) -> None:
+        self.chronicle.checked(self._at())
 
     def releases(self) -> None:
         """The successor is about to be told to commit; from then on it writes."""
@@ -202,6 +208,7 @@ class Reporter:
                 raise ValueError(str(exc)) from None
             deadline = fields["deadline"]
             self._draining = int(fields["requests"]), int(fields["workers"]), deadline and float(deadline)
+            self._ready = int(fields["ready"]), int(fields["total"])
         else:
             return False
         return True
@@ -277,7 +284,7 @@ class Reporter:
         child = server.successor
         return (
             machine.state, machine.deadline, machine.waits, server._waits, server._is_incoming, self._counted(),
-            child and (child.pid, child.ready, child.total), self._peers, self._draining, self.refused,
+            child and (child.pid, child.ready, child.total), self._ready, self._peers, self._draining, self.refused,
             chronicle.upgrade, chronicle.inherited, chronicle.history,
         )  # fmt: skip
 
@@ -312,6 +319,7 @@ class Reporter:
         if channel is None or channel.closed or (seen := self._fingerprint()) == self._shown:
             return
         own = self._own(role)
+        ready, total = self._server._counts()
         fields: dict[str, Any] = {
             "masters": [
                 dataclasses.asdict(dataclasses.replace(one, workers=one.workers[:_MOST_WORKERS]))
@@ -319,6 +327,8 @@ class Reporter:
             ],
             "requests": sum(worker.in_flight or 0 for worker in own.workers),
             "workers": len(own.workers),
+            "ready": ready,
+            "total": total,
             "deadline": self._deadline() if role == "draining" else None,
         }
         if channel.offer("status", **fields):
@@ -410,13 +420,15 @@ class Reporter:
     def _upgrade(self) -> Upgrade | None:
         server, machine = self._server, self._server.outgoing
         if (upgrade := self.chronicle.upgrade) is not None:
-            child = server.successor
+            ready, total = self._ready
+            if not total and (child := server.successor) is not None:
+                ready, total = child.ready, child.total  # of a release that does not say more
             return dataclasses.replace(
                 upgrade,
                 state=_STATES.get(machine.state, "ending"),
                 deadline=self._deadline(),
-                ready=child.ready if child else 0,
-                total=child.total if child else 0,
+                ready=ready,
+                total=total,
                 waits_for=machine.waits if machine.state is P.BOOTING else "",
             )
         if (upgrade := self.chronicle.inherited) is None:
