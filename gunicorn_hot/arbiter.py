@@ -20,7 +20,7 @@ from gunicorn.errors import HaltServer
 
 from gunicorn_hot import (
     app,
-    control,
+    commands,
     early_output,
     handover,
     holds,
@@ -394,6 +394,8 @@ class HotArbiter(_Base):
             # is a death.
             messages = [message for message in messages if message.type in _LAST_WORDS]
         for message in messages:
+            if self.successor is not successor:
+                return  # it was found dead, and was reaped, because of what it has said before
             try:
                 self._from_successor(message)
             except (ArithmeticError, LookupError, TypeError, ValueError) as exc:
@@ -917,7 +919,7 @@ class HotArbiter(_Base):
         if not self._is_incoming:
             super()._start_control_server()  # type: ignore[misc]
             if self._control_server is not None:
-                control.extend(self._control_server, self.reporter)
+                commands.extend(self._control_server, self.reporter)
 
     def spawn_dirty_arbiter(self) -> Any:
         # It is forked within start(), and keeps the standard error that it finds.
@@ -1210,7 +1212,7 @@ class HotArbiter(_Base):
                 self._become_holder()
             raise
         except SystemExit:
-            self.reporter.ends()
+            self.reporter.ends(on_purpose=not exit_status)
             if self._keeps_pid:
                 self._become_holder()
             elif self._handed_over and self.held is None and (heir := self._heir_pid()):

@@ -8,7 +8,7 @@ import sys
 
 from server import Service, until, wait_gone
 
-from gunicorn_hot import control
+from gunicorn_hot import commands
 
 
 def gunicornc(service: Service, command: str) -> subprocess.CompletedProcess[str]:
@@ -66,5 +66,5 @@ def test_another_kind_of_control_socket_is_left_alone() -> None:
         pass
 
     server = Other()
-    control.extend(server, None)  # type: ignore[arg-type]
+    commands.extend(server, None)  # type: ignore[arg-type]
     assert type(server) is Other
