@@ -27,12 +27,13 @@ class Ran(NamedTuple):
         return [json.loads(line) for line in self.out.splitlines()]
 
 
-def environment(base: Mapping[str, str], runtime: Path | None = None) -> dict[str, str]:
-    """Return an environment for it; `runtime`: where services put their status files, and nobody else's are."""
-    env = {name: value for name, value in base.items() if name not in ("TERM", "NO_COLOR", "FORCE_COLOR", "COLUMNS")}
-    if runtime is not None:
-        env["XDG_RUNTIME_DIR"] = str(runtime)
-    return env
+#: How a command names its service.
+_NAMES = {"--pid", "--pid-file", "--status-file"}
+
+
+def environment(base: Mapping[str, str]) -> dict[str, str]:
+    """Return an environment in which it looks like nothing in particular."""
+    return {name: value for name, value in base.items() if name not in ("TERM", "NO_COLOR", "FORCE_COLOR", "COLUMNS")}
 
 
 def command(*arguments: str | Path | int) -> list[str]:
@@ -66,6 +67,13 @@ def run(
     return finish(start(env, *arguments, cwd=cwd), timeout)
 
 
+def about(service: Service, *arguments: str | Path | int) -> list[str | Path | int]:
+    """Return these arguments, with the service's name if they do not name one.
+
+    This user may have other services: those of another test run, of a bench."""
+    return [*arguments] if _NAMES.intersection(arguments) else [*arguments, "--pid-file", service.folder / "pid"]
+
+
 def hot(service: Service, *arguments: str | Path | int, timeout: float = LONG) -> Ran:
     """Run it as the user of this service would, in the service's folder and environment."""
-    return run(service.env, *arguments, cwd=service.folder, timeout=timeout)
+    return run(service.env, *about(service, *arguments), cwd=service.folder, timeout=timeout)

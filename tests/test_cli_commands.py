@@ -15,17 +15,15 @@ from typing import Any
 
 import commandline
 import pytest
-from commandline import Ran, finish, hot, start
+from commandline import Ran, about, finish, hot, start
 from server import Service, is_running, until, wait_gone
 
 PIDS = ["follow", "stable"]
 
 
 @pytest.fixture(autouse=True)
-def _runtime(service: Service, tmp_path: Path) -> None:
-    """Give the services of a test a folder of status files of their own."""
-    tmp_path.chmod(0o700)
-    service.env = commandline.environment(service.env, tmp_path)
+def _plain(service: Service) -> None:
+    service.env = commandline.environment(service.env)
 
 
 def begin(service: Service, **settings: Any) -> None:
@@ -35,11 +33,12 @@ def begin(service: Service, **settings: Any) -> None:
 
 def upgrading(service: Service, *arguments: str | Path | int) -> subprocess.Popen[str]:
     """Run a command beside the test."""
-    return start(service.env, *arguments, cwd=service.folder)
+    return start(service.env, *about(service, *arguments), cwd=service.folder)
 
 
 def current(service: Service) -> dict[str, Any]:
-    ran = hot(service, "status", "--json")
+    own = ["--status-file", "status.json"] if (service.folder / "status.json").exists() else []
+    ran = hot(service, "status", "--json", *own)
     assert ran.code == 0, ran
     [event] = ran.events
     return event
@@ -177,21 +176,22 @@ def test_a_second_upgrade_replaces_one_that_boots(service: Service) -> None:
 
 @pytest.mark.parametrize("hot_pid", PIDS)
 def test_a_service_that_dies_meanwhile(service: Service, hot_pid: str) -> None:
-    begin(service, hot_pid=hot_pid)
+    begin(service, hot_pid=hot_pid, hot_status_file=str(service.folder / "status.json"))
     service.release("B hold=never")
-    upgrade = upgrading(service, "upgrade")
+    upgrade = upgrading(service, "upgrade", "--status-file", "status.json")
     service.wait_file("never.held", lines=1)
-    successor = current(service)["masters"]
-    for master in sorted(successor, key=lambda m: m["role"] == "serving"):
+    status_file = service.folder / "status.json"
+    for master in sorted(current(service)["masters"], key=lambda m: m["role"] == "serving"):
         service.signal(signal.SIGKILL, master["pid"])
         wait_gone(master["pid"])
     ran = finish(upgrade)
     assert ran.code in (1, 4), ran
     if ran.code == 4:
         assert "the service has died" in ran.err
-    ran = hot(service, "status")
+    ran = hot(service, "status", "--status-file", status_file)
     assert ran.code == 4
     assert "the service has died: app:app" in ran.err
+    assert hot(service, "status").code == 4
 
 
 def test_a_service_that_is_stopped_meanwhile(service: Service) -> None:
@@ -311,7 +311,7 @@ def test_watch_shows_each_change_until_it_is_ended(service: Service) -> None:
     begin(service)
     shown = service.folder / "shown"
     with shown.open("w") as out:
-        watch = start(service.env, "watch", cwd=service.folder, stdout=out)
+        watch = start(service.env, *about(service, "watch"), cwd=service.folder, stdout=out)
         until(lambda: "serving, generation 1" in shown.read_text(), "the status")
         service.release("B")
         service.upgrade()
@@ -339,7 +339,7 @@ def test_a_reader_that_leaves_is_no_mistake(service: Service) -> None:
     read, write = os.pipe()
     os.close(read)
     try:
-        ran = finish(start(service.env, "status", cwd=service.folder, stdout=write))
+        ran = finish(start(service.env, *about(service, "status"), cwd=service.folder, stdout=write))
     finally:
         os.close(write)
     assert (ran.code, ran.err) == (141, "")
@@ -360,7 +360,7 @@ def on_terminal(service: Service, terminal: tuple[int, int], *arguments: str) ->
     """Run a command on a terminal; returns its end, and all that the terminal was sent."""
     main, other = terminal
     env = {**service.env, "TERM": "xterm-256color", "PYTHONIOENCODING": "utf-8", "COLUMNS": "120"}
-    popen = start(env, *arguments, cwd=service.folder, stdout=other)
+    popen = start(env, *about(service, *arguments), cwd=service.folder, stdout=other)
     sent = b""
     end = time.monotonic() + commandline.LONG
     while popen.poll() is None:

@@ -14,10 +14,11 @@ import pytest
 from commandline import finish, start
 from server import descendants, until
 
+
 @pytest.fixture
 def env(environment: dict[str, str], tmp_path: Path) -> dict[str, str]:
     """An environment whose temporary folder is the test's."""
-    made = commandline.environment(environment, tmp_path)
+    made = commandline.environment(environment)
     made["TMPDIR"] = str(tmp_path)
     made["COLUMNS"] = "120"
     made["PYTHONIOENCODING"] = "utf-8"

@@ -24,8 +24,7 @@ class Runtime:
     def __init__(self, folder: Path, env: dict[str, str]) -> None:
         self.folder = folder / "gunicorn_hot"
         self.folder.mkdir(mode=0o700)
-        self.env = commandline.environment(env, folder)
-        self.env["TMPDIR"] = str(folder)
+        self.env = {**commandline.environment(env), "XDG_RUNTIME_DIR": str(folder)}
 
     def put(self, pid: int, name: str = "shop:app", text: str | None = None, **changes: object) -> Path:
         """Write the status of a service whose master is this process."""
@@ -41,7 +40,18 @@ class Runtime:
         return path
 
     def status(self, *arguments: str | Path | int) -> Ran:
-        return commandline.run(self.env, "status", *arguments)
+        """Run `status` where no other service of this user is seen than those of the test."""
+        code = (
+            "import sys\n"
+            "from gunicorn_hot import cli, statusfile\n"
+            "statusfile.folders = lambda: [sys.argv[1]]\n"
+            "sys.exit(cli.main(['status', *sys.argv[2:]]))"
+        )
+        command = [sys.executable, "-c", code, str(self.folder), *map(str, arguments)]
+        popen = subprocess.Popen(
+            command, env=self.env, cwd=os.sep, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
+        )
+        return commandline.finish(popen)
 
 
 @pytest.fixture

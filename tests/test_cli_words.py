@@ -43,7 +43,7 @@ def test_words_for_each_state() -> None:
     assert words(state="probation", deadline=NOW + 3).endswith("3 s left")
     draining = words(state="draining", deadline=NOW + 12, draining_requests=3, draining_workers=1)
     assert draining == "committed; draining: 3 requests in 1 old worker, 12 s left"
-    assert words(state="draining", deadline=None) == "committed; the old generation finishes what it holds"
+    assert words(state="draining", deadline=None) == "committed; the old generation leaves"
     assert words(state="ending", reason="no", deadline=NOW - 1) == "ending the new generation, 0 s left"
     assert words(state="of a later release", deadline=None) == "of a later release"
 

@@ -112,7 +112,7 @@ class Live(Output):
 
     def progress(self, step: Step) -> None:
         if self._shown is not None and self._shown.state != step.state:
-            self._stays(self._shown.text, good=True)
+            self._stays(self._shown.text, good=not (step.state == "ending" and step.details.get("reason")))
         self._shown = step
         text = _escaped(step.at(time.time()))
         if self._spinner is None:

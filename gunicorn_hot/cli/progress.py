@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import asdict, dataclass, field
 from typing import Any
 
@@ -43,7 +44,7 @@ class Step:
         """Return the text, with the seconds that are left at `now` (wall clock)."""
         if self.deadline is None or self.outcome:
             return self.text
-        return f"{self.text}, {max(0.0, self.deadline - now):.0f} s left"
+        return f"{self.text}, {max(0, math.ceil(self.deadline - now))} s left"
 
 
 def count(number: int, what: str) -> str:
@@ -67,7 +68,8 @@ def refusal(status: Status, identity: str) -> str | None:
 
 
 def going_on(upgrade: Upgrade) -> Step:
-    moving = upgrade.state == "draining" and upgrade.draining_workers > 0
+    # Without a deadline the new master writes, which has not been told yet how much there is to drain.
+    moving = upgrade.state == "draining" and upgrade.deadline is not None
     return Step(upgrade.state, _in_words(upgrade), upgrade.deadline, moving, details=asdict(upgrade))
 
 
@@ -79,7 +81,7 @@ def _in_words(upgrade: Upgrade) -> str:
     if upgrade.state == "draining":
         requests, workers = upgrade.draining_requests, upgrade.draining_workers
         if not workers:
-            return "committed; the old generation finishes what it holds"
+            return "committed; the old generation leaves"
         return f"committed; draining: {count(requests, 'request')} in {count(workers, 'old worker')}"
     if upgrade.state == "ending":
         return "ending the new generation"

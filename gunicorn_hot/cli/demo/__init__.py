@@ -1,7 +1,8 @@
 """`gunicorn-hot demo`: an upgrade, and a broken one, as their clients see them.
 
-A gunicorn with an example application serves a dozen clients on a free port of the loopback, in a temporary folder. It
-is upgraded, and then offered a release that cannot be imported. All that the clients saw is drawn. Takes some 12 s.
+A gunicorn with an example application serves some clients on a free port of the loopback, in a temporary folder. It
+is upgraded, and then offered a release that cannot be imported. All that the clients saw is drawn. That takes a quarter
+of a minute.
 """
 
 from __future__ import annotations
@@ -31,7 +32,7 @@ from gunicorn_hot.cli.output import Output
 from gunicorn_hot.cli.progress import GOOD, Step
 from gunicorn_hot.cli.watching import Watch
 
-CLIENTS = {"new": 4, "kept": 6, "slow": 2}
+CLIENTS = {"new": 4, "kept": 6, "slow": 6}
 #: s of every day between the upgrades, so that the picture shows what they differ from.
 CALM = 1.5
 #: s for one upgrade.
