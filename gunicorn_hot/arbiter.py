@@ -12,13 +12,15 @@ import queue
 import signal
 import sys
 import time
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterator
 from typing import TYPE_CHECKING, Any
 
 from gunicorn import util
 from gunicorn.errors import HaltServer
 
 from gunicorn_hot import (
+    app,
+    dirty,
     early_output,
     handover,
     holds,
@@ -27,6 +29,7 @@ from gunicorn_hot import (
     pace,
     pidfile,
     private,
+    request,
     settings,
     slots,
     supervisors,
@@ -35,8 +38,9 @@ from gunicorn_hot.handover import PredecessorState, SuccessorState, Then
 from gunicorn_hot.keeper import Keeper
 from gunicorn_hot.link import Link
 from gunicorn_hot.predecessor import Predecessor
-from gunicorn_hot.processes import EXITED_NORMALLY, ended, is_reaped
+from gunicorn_hot.processes import EXITED_NORMALLY, ended, is_reaped, wait
 from gunicorn_hot.protocol import Message
+from gunicorn_hot.reporter import Reporter
 from gunicorn_hot.successor import Successor, command
 from gunicorn_hot.systemd import Manager, Phase
 from gunicorn_hot.wakeup import Wakeup
@@ -58,7 +62,12 @@ def adopt(server: Any) -> None:
     Raises OSError when the environment names a channel that is none."""
     if isinstance(server, HotArbiter):  # two parts of a configuration have asked for it
         return
-    server.__class__ = type(f"Hot{type(server).__name__}", (HotArbiter, type(server)), {})
+    # Beside gunicorn's signals the one by which the command line asks; see `request`.
+    signals = {
+        "SIGNALS": [*server.SIGNALS, request.SIGNAL],
+        "SIG_NAMES": {**server.SIG_NAMES, request.SIGNAL: "urg"},
+    }
+    server.__class__ = type(f"Hot{type(server).__name__}", (HotArbiter, type(server)), signals)
     server.become_hot()
     # What is loaded by now lives as long as the process. Out of the collector's sight it costs the workers neither time
     # nor copied pages; that buys back what our own modules add to the heap that every full collection walks.
@@ -81,6 +90,7 @@ class HotArbiter(_Base):
         WORKERS: dict[int, HotWorker]  # type: ignore[misc,assignment]
         LISTENERS: list[Any]  # type: ignore[misc]
         _control_server: Any
+        _get_control_socket_path: Any
         _stop_control_server: Any
 
     def become_hot(self) -> None:
@@ -96,6 +106,7 @@ class HotArbiter(_Base):
         self.manager = Manager(os.environ.pop(Manager.VARIABLE, None))
         self.held = inheritance.held()
         self.generation = inheritance.generation()
+        app.number(self.generation)
         self.keeper: Keeper | None = None
         self._keeps_pid = False
         #: `pidfile`, while gunicorn must not see it.
@@ -113,6 +124,8 @@ class HotArbiter(_Base):
         self._cut = 0
         #: Why the last upgrade has failed; empty if it has not.
         self._failure = ""
+        #: What its application has written, if that was why.
+        self._output = ""
         #: Pauses ordered so far: an answer to an earlier one counts for nothing.
         self._pauses = 0
         self._since = time.monotonic()
@@ -123,6 +136,8 @@ class HotArbiter(_Base):
         self._unused_listeners: list[int] = []
         #: The same in this master's own list, as its successor has said.
         self._to_end: list[int] = []
+        #: The successor is only tried.
+        self._is_check = False
         #: When a worker may be booted again, after one could not load the application.
         self._spawn_after = 0.0
         self._is_up = False
@@ -134,8 +149,14 @@ class HotArbiter(_Base):
         #: Workers are booted because the operator wants more of them.
         self._growing = False
         self._last_title = ""
+        #: What is heard of the dirty workers, if there are any.
+        self._dirty: dirty.Reports | None = None
+        #: The dirty arbiter was told to stop.
+        self._dirty_stops = False
+        dirty.let_report(self.cfg)
+        self.reporter = Reporter(self)
         self._use_twin()
-        self._use_slots()
+        self.slots = slots.Slots(self.cfg, self.log)
         # With preload_app the application may hold us: it was loaded before this.
         holds.wake_with(self.wakeup_pipe.wake)
         if self.predecessor is not None:
@@ -148,17 +169,17 @@ class HotArbiter(_Base):
                 self.LISTENERS, self._unused_listeners = inherited
                 self.systemd = listeners.ACTIVATED_VARIABLE in told
             self._gate_open = self.cfg.hot_cutover == "overlap"
-            if self.uses_slots and not self.LISTENERS:
+            if self.slots.used and not self.LISTENERS:
                 os.environ.pop(listeners.DESCRIPTORS_VARIABLE, None)  # a stock gunicorn left an empty one
             if self.predecessor.channel is not None:
                 self.wakeup_pipe.watch(self.predecessor.channel.fileno(), self._on_predecessor)
             elif (fd := self.predecessor.death()) is not None:
                 self.wakeup_pipe.watch(fd, self._on_stock_predecessor_gone)
         slots.number(self.LISTENERS)
-        if self.uses_slots and not self.systemd and os.environ.get("LISTEN_PID") != str(os.getpid()):
+        if self.slots.used and not self.systemd and os.environ.get("LISTEN_PID") != str(os.getpid()):
             if self.LISTENERS and not slots.all_of(self.LISTENERS):
                 self.log.warning("reuse_port needs a start without a predecessor: its socket was bound without that")
-            self._open_slots(range(self.num_workers))
+            self.LISTENERS = self.slots.open(self.LISTENERS, range(self.num_workers), self._gate_open)
 
     def _use_twin(self) -> None:
         self.worker_class = twin(self.worker_class)
@@ -169,53 +190,6 @@ class HotArbiter(_Base):
                 self.cfg.worker_class_str,
                 self.worker_class.why_not,
             )
-
-    def _use_slots(self) -> None:
-        """With reuse_port the sockets are this master's, and not each worker's own to open and to close."""
-        self.uses_slots = bool(self.cfg.reuse_port)
-        # gunicorn's workers would bind, and its master would not.
-        self.cfg.set("reuse_port", False)
-
-    def _open_slots(self, wanted: Iterable[int]) -> None:
-        """Open what these slots lack. They listen when the gate is open: connections must not wait in them for that."""
-        made = []
-        first = not self.LISTENERS
-        try:
-            for address, slot in slots.missing(self.LISTENERS, self.cfg.address, list(wanted)):
-                made.append(slots.bind(self.cfg, self.log, address))
-                made[-1].slot = slot
-        except OSError as exc:
-            for listener in made:
-                listener.close()
-            if not first:
-                self.log.warning("No more sockets for reuse_port: %s", exc)
-            return  # on a first start gunicorn will try to bind, say why it cannot, and exit
-        others = listeners.bind_others(self.cfg, self.log, slots.is_possible) if first and made else []
-        self.LISTENERS = [*self.LISTENERS, *made, *others]
-        if self._gate_open:
-            slots.listen(self.LISTENERS, self.cfg.backlog)
-
-    def _next_slots(self) -> frozenset[int]:
-        """Return the slots of the worker that is about to be forked."""
-        served = dict.fromkeys(slots.all_of(self.LISTENERS), 0)
-        for worker in self.WORKERS.values():
-            for slot in worker.slots & served.keys():
-                served[slot] += 1
-        chosen = slots.share(served, self.num_workers, self.num_workers - len(self.WORKERS))
-        if chosen is None:
-            new = max(served, default=-1) + 1
-            self._open_slots([new])
-            chosen = [new] if new in slots.all_of(self.LISTENERS) else sorted(served)
-        return frozenset(chosen)
-
-    def _end_slots(self) -> None:
-        """Close what nobody serves any more, and nobody will: the operator wants fewer workers."""
-        if not 0 < self.num_workers <= len(self.WORKERS):
-            return
-        unserved = slots.all_of(self.LISTENERS).difference(*(worker.slots for worker in self.WORKERS.values()))
-        for listener in [one for one in self.LISTENERS if slots.of(one) in unserved]:
-            self.LISTENERS.remove(listener)
-            listeners.end(listener)
 
     def _decide_whose_pid(self) -> None:
         if self.held is not None:
@@ -280,6 +254,8 @@ class HotArbiter(_Base):
             return
         if machine.state is not before:
             self.log.debug("Upgrade: %s -> %s on %s", before.name, machine.state.name, event)
+            if isinstance(before, PredecessorState):
+                self.reporter.moved(before, self._state)
         for action in actions:
             self.perform(action)
 
@@ -297,12 +273,14 @@ class HotArbiter(_Base):
         match action:
             case handover.Log(level, text):
                 getattr(self.log, level)("%s", text)
-            case handover.Tell(type):
-                self._tell(type)
+            case handover.Tell(type, id):
+                self._tell(type, **({"id": id} if id else {}))
             case handover.TellFailed(reason):
-                self._tell("failed", reason=reason)
-            case handover.StartSuccessor():
-                self._start_successor()
+                self._tell("failed", reason=reason, output=self._output)
+            case handover.Refuse(id, reason):
+                self._refuse(id, reason)
+            case handover.StartSuccessor(id, check):
+                self._start_successor(id, check)
             case handover.EndSuccessor():
                 self._signal_successor(signal.SIGTERM)
             case handover.KillSuccessor():
@@ -320,7 +298,8 @@ class HotArbiter(_Base):
             case handover.RestoreOwnership():
                 self._restore_ownership()
             case handover.ReleaseOwnership():
-                self._stop_control_server()
+                # Of all else the successor takes what there is: nothing is nobody's in between.
+                self.reporter.releases()
             case handover.TakeOwnership():
                 self._take_ownership()
             case handover.OpenGate():
@@ -328,12 +307,14 @@ class HotArbiter(_Base):
             case handover.EndPredecessor():
                 assert self.predecessor is not None
                 self.predecessor.terminate()
-            case handover.RequestUpgrade():
-                self._events.append(handover.UpgradeRequested())
+            case handover.RequestUpgrade(id):
+                self._events.append(handover.UpgradeRequested(id))
             case handover.ReportReady():
                 self._report_ready()
-            case handover.ReportFailure(reason):
-                self._report_failure(reason)
+            case handover.ReportChecked():
+                self._report_checked()
+            case handover.ReportFailure(reason, aborted):
+                self._report_failure(reason, aborted)
             case handover.Reload():
                 super().handle_hup()
             case handover.Resize(how):
@@ -374,16 +355,22 @@ class HotArbiter(_Base):
         elif self.successor is not None:
             self.successor.channel.send(type, **fields)
 
-    def _start_successor(self) -> None:
+    def _start_successor(self, id: str, check: bool) -> None:
         self._since = time.monotonic()
-        self._failure = ""
+        self._output = ""
+        self._is_check = check
+        if check:
+            self.log.info("Upgrade check: would it work? Nothing changes hands")
+        else:
+            self._failure = ""
+        self.reporter.began(id, check)
         if self.cfg.pidfile is not None:
             # Ours, if it could not be removed at our commit; the successor would take it for another service's.
             _try(self.log, pidfile.remove, self.cfg.pidfile + ".2", self.pid)
         hold = None
         try:
             hold = self._hold_successor()
-            self.successor = Successor.start(self, self.generation + 1, hold)
+            self.successor = Successor.start(self, self.generation + 1, hold, self.reporter.path)
         except OSError as exc:
             self._events.append(handover.SpawnFailed(str(exc)))
             return
@@ -442,12 +429,15 @@ class HotArbiter(_Base):
             self._to_end = sorted(unused & set(range(len(self.LISTENERS))))
             self.feed(handover.SuccessorCommitted())
         elif message.type == "failed":
+            self._output = str(fields.get("output", ""))
             self.feed(handover.SuccessorFailed(str(fields.get("reason", "for a reason that it did not say"))))
         elif message.type == "leaving":
             self._heir = int(fields.get("successor", 0))
             self.feed(handover.SuccessorLeft())
         elif message.type == "staying":
             self.feed(handover.SuccessorStayed())
+        elif self.reporter.hear(message.type, fields):
+            self._show()
         else:
             self.log.debug("Upgrade: skipped a message of type %r", message.type)
 
@@ -466,7 +456,11 @@ class HotArbiter(_Base):
             if channel.error:
                 self.log.warning("The channel to the predecessor broke: %s", channel.error)
             private.forget(self.predecessor)
+            was_served = not self._is_incoming
             self._feed_incoming(handover.PredecessorClosed())
+            if was_served:
+                self.reporter.predecessor_left()
+            self._take_request()
 
     def _on_stock_predecessor_gone(self) -> None:
         assert self.predecessor is not None
@@ -545,9 +539,18 @@ class HotArbiter(_Base):
         elif message.type == "commit":
             self._feed_incoming(handover.CommitOrdered())
         elif message.type == "upgrade":
-            self._feed_incoming(handover.UpgradeRequested())
+            self._feed_incoming(handover.UpgradeRequested(str(message.fields.get("id", ""))))
+        elif self._hear(message):
+            self._show()
         else:
             self.log.debug("Upgrade: skipped a message of type %r", message.type)
+
+    def _hear(self, message: Message) -> bool:
+        try:
+            return self.reporter.hear(message.type, message.fields)
+        except (ArithmeticError, LookupError, TypeError, ValueError) as exc:
+            self.log.debug("Upgrade: message %r not understood: %r", message.type, exc)
+            return False
 
     def _feed_incoming(self, event: handover.Event) -> None:
         """Give what the predecessor did to the Successor machine; after the take-over that is a late word."""
@@ -557,7 +560,7 @@ class HotArbiter(_Base):
         assert self.incoming is not None
         for action in self.incoming.step(event, time.monotonic()):
             if isinstance(action, handover.RequestUpgrade):
-                self.feed(handover.UpgradeRequested())
+                self.feed(handover.UpgradeRequested(action.id))
             else:
                 self.perform(action)
 
@@ -566,11 +569,8 @@ class HotArbiter(_Base):
     def spawn_worker(self) -> int:
         name, self.proc_name = self.proc_name, str(self.cfg.proc_name)
         workers_base.HotWorker.loads_beside_others = self._is_incoming and self._boot_limit() > 0
-        served = slots.all_of(self.LISTENERS)
-        if served and self.uses_slots:
-            served = self._next_slots()
-        everybodys = self.LISTENERS
-        self.LISTENERS = [one for one in everybodys if slots.of(one) is None or slots.of(one) in served]
+        everybodys, served = self.slots.next(self.LISTENERS, self._served_slots(), self.num_workers, self._gate_open)
+        self.LISTENERS = slots.of_worker(everybodys, served)
         try:
             pid: int = super().spawn_worker()
         except OSError:
@@ -595,6 +595,9 @@ class HotArbiter(_Base):
         if self._gate_open:
             worker.link.tell("open")
         return pid
+
+    def _served_slots(self) -> list[frozenset[int]]:
+        return [worker.slots for worker in self.WORKERS.values()]
 
     def spawn_workers(self) -> None:
         # gunicorn sleeps up to 0.1 s after each, so that workers do not start at the same instant.
@@ -687,6 +690,7 @@ class HotArbiter(_Base):
             self._tell_what_workers_wait_for()
         elif message.type == "failed":
             worker.failure = str(message.fields.get("reason", ""))
+            worker.output = str(message.fields.get("output", ""))
         elif message.type == "cut":
             self._cut += int(message.fields.get("count", 0))
 
@@ -695,13 +699,20 @@ class HotArbiter(_Base):
         self._tell_what_we_wait_for(f"worker (pid: {waiting[0].pid}) is {waiting[0].waits}" if waiting else "")
 
     def _counts(self) -> tuple[int, int]:
+        """Return how many workers are ready, and how many there should be; of a successor, dirty ones too."""
+        ready, total = self._web_counts()
+        if self._is_incoming and self._dirty is not None:
+            return ready + self._dirty.loaded, total + self._dirty.wanted
+        return ready, total
+
+    def _web_counts(self) -> tuple[int, int]:
         ready = sum(worker.is_ready for worker in self.WORKERS.values())
         return ready, max(self.num_workers, len(self.WORKERS))
 
     def _count_workers(self) -> None:
         if self._is_incoming:
             self.feed(handover.WorkersCounted(*self._counts()))
-        elif not self._has_served:
+        else:
             self._show()
 
     def _tell_workers(self, type: str, **fields: Any) -> None:
@@ -723,6 +734,8 @@ class HotArbiter(_Base):
     def _drain_workers(self, timeout: float) -> None:
         self._since = time.monotonic()
         self._handed_over = True
+        self._stop_control_server()
+        self._cut = 0
         self._end_listeners(self._to_end)
         self.log.info(
             "Upgrade: committed to successor with pid: %s; draining %s requests in %s workers, %gs at most "
@@ -747,11 +760,13 @@ class HotArbiter(_Base):
 
     def _in_flight(self) -> int:
         """Return how many requests the paused or draining workers are answering."""
-        busy = (
+        return sum(map(self._in_flight_of, self.WORKERS.values()))
+
+    def _in_flight_of(self, worker: HotWorker) -> int:
+        # One that has not answered is busy with something.
+        return worker.link.in_flight + (
             worker.can_pause and worker.is_ready and worker.answered_pause != self._pauses
-            for worker in self.WORKERS.values()
         )
-        return sum(worker.link.in_flight for worker in self.WORKERS.values()) + sum(busy)
 
     def _open_gate(self) -> None:
         self._gate_open = True
@@ -779,8 +794,8 @@ class HotArbiter(_Base):
         self._is_keeping_back = False
         if self.outgoing.accepting:
             super().manage_workers()
-            if self.uses_slots and not self._is_incoming:
-                self._end_slots()
+            if not self._is_incoming:
+                self.LISTENERS = self.slots.end_unserved(self.LISTENERS, self._served_slots(), self.num_workers)
         elif self._state is PredecessorState.DRAINING and not self.WORKERS:
             # The last one was reaped by somebody else, a hook for example.
             self.feed(handover.AllWorkersGone())
@@ -825,6 +840,7 @@ class HotArbiter(_Base):
             elif self.held is not None and self._handed_over:
                 self.held.successor_exited(successor.pid, successor.exit_code)
         if words := successor.early_words():
+            self._output = words
             self.log.error("Upgrade: the successor has written:\n%s", words)
         self._forget_successor()
         self.feed(handover.SuccessorExited(status))
@@ -868,10 +884,11 @@ class HotArbiter(_Base):
         if not self._is_incoming:
             self.feed(handover.WorkerGone(worker.pid))
         elif not worker.is_ready:
+            self._output = worker.output
             why = f"failed to boot: {worker.failure}" if worker.failure else f"{end or 'ended'} before it was ready"
             self.feed(handover.WorkerFailed(f"worker (pid: {worker.pid}) {why}"))
         elif end != EXITED_NORMALLY:
-            alive, total = self._counts()
+            alive, total = self._web_counts()
             self.feed(handover.WorkerDied(f"worker (pid: {worker.pid}) {end or 'ended'}", alive, total))
 
     # --- ownership of what there is only one of
@@ -893,26 +910,101 @@ class HotArbiter(_Base):
         if self.held is not None:
             self.pidfile = None
         self._start_control_server()
+        self.reporter.takes_over(is_orphan=self._predecessor_left)
+        self._take_request()
 
     def _restore_ownership(self) -> None:
         self._handed_over = False
+        self.reporter.takes_back()
         self._forget_held()
         if self.held is not None:
             self._announce()
         if self.pidfile is not None and pidfile.read(str(self.pidfile.fname)) != self.pid:
             _try(self.log, pidfile.replace, str(self.pidfile.fname), self.pid)
-        if self._control_server is None:
+        if self._control_server is None or not self._control_server.has_file:
+            self._stop_control_server()
             self._start_control_server()
 
     def _start_control_server(self) -> None:
         # gunicorn starts it with the first workers; its path is the predecessor's until the commit.
-        if not self._is_incoming:
-            super()._start_control_server()  # type: ignore[misc]
+        if self._is_incoming or self._control_server is not None or self.cfg.control_socket_disable:
+            return
+        # Not before: it imports asyncio, which a gevent worker must be able to patch.
+        from gunicorn_hot.control import ControlServer
+
+        try:
+            server = ControlServer(self, self._get_control_socket_path(), self.cfg.control_socket_mode)
+            server.start()
+        except Exception as exc:
+            self.log.warning("Failed to start control socket: %s", exc)
+        else:
+            self._control_server = server
+
+    # --- dirty workers
 
     def spawn_dirty_arbiter(self) -> Any:
         # It is forked within start(), and keeps the standard error that it finds.
         early_output.release(inheritance.variables)
-        return super().spawn_dirty_arbiter()
+        if self.dirty_arbiter_pid:
+            return None
+        self._forget_dirty()
+        self._dirty = dirty.Reports()
+        try:
+            pid = super().spawn_dirty_arbiter()
+        except OSError:
+            self._dirty.forked(None)
+            raise
+        self._dirty.forked(self.dirty_arbiter)
+        self.wakeup_pipe.watch(self._dirty.channel.fileno(), self._on_dirty)
+        return pid
+
+    def manage_dirty_arbiter(self) -> None:
+        try:
+            super().manage_dirty_arbiter()
+        except OSError as exc:
+            self.log.error("Cannot boot the dirty arbiter: %s", exc)  # gunicorn would end
+
+    def _forget_dirty(self) -> None:
+        if self._dirty is not None:
+            if not self._dirty.channel.closed:
+                self.wakeup_pipe.forget(self._dirty.channel.fileno())
+            self._dirty.close()
+            self._dirty = None
+
+    def _on_dirty(self) -> None:
+        """A dirty worker, or the dirty arbiter, has said something."""
+        assert self._dirty is not None
+        fd = self._dirty.channel.fileno()
+        failed = self._dirty.receive()
+        if self._dirty.channel.closed:
+            self.wakeup_pipe.forget(fd)
+        if self._is_incoming:
+            for pid in failed:
+                reason = f"dirty worker (pid: {pid}) ended before it had loaded its applications"
+                self.feed(handover.WorkerFailed(reason))
+            self._count_workers()
+
+    def _get_dirty_pidfile_path(self) -> str:
+        """Return a name that no other generation's dirty arbiter has, which would take it over, and remove it."""
+        path: str = super()._get_dirty_pidfile_path()  # type: ignore[misc]
+        return path if self.predecessor is None else f"{path.removesuffix('.pid')}.{self.pid}.pid"
+
+    def kill_dirty_arbiter(self, sig: int) -> None:
+        # gunicorn stops it first, and what workers still answer may need it.
+        if self._stopping and sig == signal.SIGTERM and self.WORKERS:
+            return
+        if self._stopping and sig in (signal.SIGTERM, signal.SIGQUIT):
+            self._dirty_stops = True
+        elif self._stopping and sig == signal.SIGKILL and not self._dirty_stops and self.dirty_arbiter_pid:
+            # The workers have used up the time. Without their arbiter dirty workers would never end.
+            super().kill_dirty_arbiter(signal.SIGTERM)
+            wait(self.dirty_arbiter_pid, self.cfg.dirty_graceful_timeout)
+        super().kill_dirty_arbiter(sig)
+
+    def reap_dirty_arbiter(self) -> None:
+        super().reap_dirty_arbiter()
+        if self._stopping and self.dirty_arbiter_pid and not self.WORKERS and not self._dirty_stops:
+            self.kill_dirty_arbiter(signal.SIGTERM)
 
     def maybe_promote_master(self) -> None:
         # A hot predecessor's death is an EOF on the channel, and that of a stock one an event where there is a pidfd.
@@ -932,7 +1024,16 @@ class HotArbiter(_Base):
         self._reap_successor()
         self._events.append(handover.ReadyReported(frozenset(self._may_accept())))
 
-    def _report_failure(self, reason: str) -> None:
+    def _report_checked(self) -> None:
+        took = time.monotonic() - self._since
+        self.log.info("Upgrade check: an upgrade would work, ready after %.2fs; ending the successor", took)
+        self.reporter.chronicle.checked()
+
+    def _report_failure(self, reason: str, aborted: bool) -> None:
+        self.reporter.failed(reason, self._output, aborted)
+        if self._is_check:
+            self.log.error("Upgrade check: an upgrade would fail: %s", reason)
+            return
         self.log.error("Upgrade failed: %s", reason)
         self._failure = reason.strip().split("\n")[-1]
         self._call_hook("on_upgrade_failed", self, reason)
@@ -953,8 +1054,9 @@ class HotArbiter(_Base):
         self._events.append(handover.DoneReported())
 
     def _show(self) -> None:
-        """Let the process's title and the service manager tell what happens."""
+        """Let the process's title, the status file and the service manager tell what happens."""
         self._retitle()
+        self.reporter.show()
         if (seen := self._phase()) is not None:
             self.manager.tell(*seen, time.monotonic(), self.held)
 
@@ -970,7 +1072,7 @@ class HotArbiter(_Base):
             return Phase.READY, f"Serving, by master {pid}; the old one is draining"
         if state is PredecessorState.GONE:
             return None
-        if state is PredecessorState.SERVING:
+        if state is PredecessorState.SERVING or (self._is_check and self.outgoing.then is not Then.STOP):
             if self.held is None and self.predecessor is not None and not self._predecessor_left:
                 return None  # the manager listens to its main process alone
             if not self._has_served:
@@ -1006,7 +1108,8 @@ class HotArbiter(_Base):
         if self._state is PredecessorState.DRAINING:
             return f" draining, {self._in_flight()} in flight"
         if self._state is PredecessorState.BOOTING and self.successor is not None:
-            return f" upgrading, {self.successor.ready} of {self.successor.total or '?'} workers ready"
+            doing = "checking" if self._is_check else "upgrading"
+            return f" {doing}, {self.successor.ready} of {self.successor.total or '?'} workers ready"
         if self._state is PredecessorState.SERVING:
             return ""
         return f" {self._state.value}"
@@ -1026,6 +1129,7 @@ class HotArbiter(_Base):
             timeout = max(0.0, min(timeout, machine.deadline - time.monotonic()))
         if self._is_keeping_back:
             timeout = min(timeout, pace.LOOK)
+        timeout = self.reporter.wait(timeout)
         # Also with a signal at hand: what the peer has said before it must not be judged after a deadline or a SIGTERM.
         self.wakeup_pipe.wait(timeout if self.SIG_QUEUE.empty() else 0)
         self.feed(handover.Tick())
@@ -1070,6 +1174,44 @@ class HotArbiter(_Base):
     def handle_winch(self) -> None:
         self.feed(handover.ResizeRequested("winch"))
 
+    def handle_urg(self) -> None:
+        self._take_request()
+
+    # --- requests
+
+    def _take_request(self) -> None:
+        """Do what the command line asks, if there is a request. One that has not taken over leaves it to the other."""
+        if self._is_incoming or not self.reporter.path:
+            return
+        try:
+            asked = request.take(self.reporter.path)
+        except request.RequestError as exc:
+            self.log.warning("Request ignored: %s", exc)
+            return
+        if asked is None:
+            return
+        self.log.info("Request: %s, by %s", asked.command, asked.by or "an operator")
+        match asked.command:
+            case "upgrade":
+                self.feed(handover.UpgradeRequested(asked.id))
+            case "check":
+                self.feed(handover.CheckRequested(asked.id, asked.by))
+            case "abort":
+                self.feed(handover.AbortRequested(asked.id, asked.by))
+            case "rollback":
+                self.feed(handover.RollbackRequested(asked.id, asked.by))
+            case "commit":
+                self.feed(handover.CommitRequested(asked.id, asked.by))
+            case _:
+                self._refuse(asked.id, f"{asked.command!r} is none of {', '.join(request.COMMANDS)}")
+                self._show()
+
+    def _refuse(self, id: str, reason: str) -> None:
+        self.log.warning("Request refused: %s", reason)
+        self.reporter.refuse(id, reason)
+        if self._handed_over:
+            self._tell("refused", id=id, reason=reason)
+
     # --- gunicorn's own life cycle
 
     def setup(self, app: Any) -> None:
@@ -1077,8 +1219,9 @@ class HotArbiter(_Base):
         super().setup(app)
         for line in settings.misspelt(self.cfg):
             self.log.error("Ignored: %s", line)
+        dirty.let_report(self.cfg)
         self._use_twin()
-        self._use_slots()
+        self.slots = slots.Slots(self.cfg, self.log)
         self.outgoing.limits = self._limits()
         if self.held is not None:
             self._announce()
@@ -1106,6 +1249,7 @@ class HotArbiter(_Base):
             self._close_listeners()
         self._close_listeners(but=lambda listener: not listeners.is_abstract(listener))
         self._read_links()
+        self.reporter.stops()
         for worker in list(self.WORKERS.values()):
             if not worker.is_ready or not self._gate_open:
                 # It serves nobody. A SIGTERM is lost on one that was just forked, and does not end one that hangs while
@@ -1134,9 +1278,11 @@ class HotArbiter(_Base):
         # Before the predecessor may take back: its own would be the one whose file is removed.
         self._stop_control_server()
         if exit_status:
-            self._tell("failed", reason=reason or f"halted with status {exit_status}")
+            self._tell("failed", reason=reason or f"halted with status {exit_status}", output=self._output)
         elif not self._is_incoming:
             self._tell("leaving")
+        if self._handed_over:
+            self._tell("drained", **self.reporter.leaves())
         if self._keeps_pid:
             self.pidfile = None  # it stays
         try:
@@ -1147,6 +1293,7 @@ class HotArbiter(_Base):
                 self._become_holder()
             raise
         except SystemExit:
+            self.reporter.ends()
             if self._keeps_pid:
                 self._become_holder()
             elif self._handed_over and self.held is None and (heir := self._heir_pid()):

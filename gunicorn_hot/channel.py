@@ -2,12 +2,25 @@
 
 from __future__ import annotations
 
+import select
 import socket
 from typing import Any
 
 from gunicorn_hot.protocol import Decoder, Message, ProtocolError, encode
 
 _RECEIVE_BYTES = 65536
+
+
+def inherited(fd: int, kind: int) -> socket.socket:
+    """Return the unix socket of this kind (SOCK_STREAM, ...) that a descriptor is, and stop its further inheritance.
+
+    Raises OSError when it is something else, which is left as it was: the environment may have named anything."""
+    sock = socket.socket(fileno=fd)
+    if sock.family != socket.AF_UNIX or sock.type != kind:
+        sock.detach()
+        raise OSError(f"descriptor {fd} is another kind of socket")
+    sock.set_inheritable(False)
+    return sock
 
 
 class Channel:
@@ -31,15 +44,8 @@ class Channel:
 
     @classmethod
     def from_fd(cls, fd: int) -> Channel:
-        """Adopt an inherited descriptor, and stop it from being inherited further.
-
-        Raises OSError when `fd` is no open stream socket."""
-        sock = socket.socket(fileno=fd)
-        if sock.family != socket.AF_UNIX or sock.type != socket.SOCK_STREAM:
-            sock.detach()
-            raise OSError(f"descriptor {fd} is not the channel's")
-        sock.set_inheritable(False)
-        return cls(sock)
+        """Adopt an inherited descriptor: see `inherited`."""
+        return cls(inherited(fd, socket.SOCK_STREAM))
 
     def fileno(self) -> int:
         return self._sock.fileno()
@@ -64,6 +70,19 @@ class Channel:
         if not complete:
             self.error = "the peer does not read"
             self._sock.shutdown(socket.SHUT_RDWR)
+
+    def offer(self, type: str, **fields: Any) -> bool:
+        """Send a message that may as well be lost, unless the peer has a lot to read already; returns whether it was
+        sent."""
+        if self.closed:
+            return False
+        poll = select.poll()
+        poll.register(self._sock, select.POLLOUT)
+        # Linux says so when three quarters of the buffer are free, which is more than any such message needs.
+        if not poll.poll(0):
+            return False
+        self.send(type, **fields)
+        return True
 
     def receive(self) -> list[Message]:
         """Return all messages that have arrived; after EOF or garbage `closed` is true, and `error` says why."""

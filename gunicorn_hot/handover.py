@@ -49,7 +49,39 @@ class Tick(Event):
 
 
 class UpgradeRequested(Event):
-    """The operator wants an upgrade: SIGUSR2 to this master, or one that the predecessor passed on."""
+    """The operator wants an upgrade: SIGUSR2 to this master, or one that the predecessor passed on.
+
+    `id`: the request's; "" for a mere signal."""
+
+    id: str = ""
+
+
+@dataclass(frozen=True)
+class Request(Event):
+    """An operator has asked for something; `by`: who, in words."""
+
+    id: str = ""
+    by: str = ""
+
+
+@dataclass(frozen=True)
+class CheckRequested(Request):
+    """Would an upgrade work? Boot a successor, and end it when it is ready."""
+
+
+@dataclass(frozen=True)
+class AbortRequested(Request):
+    """End the upgrade that is under way, however far it is, as long as it is not committed."""
+
+
+@dataclass(frozen=True)
+class RollbackRequested(Request):
+    """Take back what is in probation."""
+
+
+@dataclass(frozen=True)
+class CommitRequested(Request):
+    """End the probation now."""
 
 
 class StopRequested(Event):
@@ -204,9 +236,18 @@ class Log(Action):
 
 
 class Tell(Action):
-    """Send the peer a message that is only a type."""
+    """Send the peer a message that is only a type; `id`: of the request that is passed on by it."""
 
     type: str
+    id: str = ""
+
+
+@dataclass(frozen=True)
+class Refuse(Action):
+    """Let whoever has sent the request `id` know why it is not granted."""
+
+    id: str
+    reason: str
 
 
 class Stop(Action):
@@ -229,7 +270,12 @@ class Resize(Action):
 
 
 class StartSuccessor(Action):
-    """Fork and exec; answered by SuccessorSpawned or SpawnFailed."""
+    """Fork and exec; answered by SuccessorSpawned or SpawnFailed.
+
+    `id`: of the request; `check`: the successor will only be tried."""
+
+    id: str = ""
+    check: bool = False
 
 
 class EndSuccessor(Action):
@@ -275,9 +321,15 @@ class ReportReady(Action):
 
 
 class ReportFailure(Action):
-    """Log it, and call on_upgrade_failed."""
+    """Log it, and call on_upgrade_failed; `aborted`: an operator has wanted it so."""
 
     reason: str
+    aborted: bool = False
+
+
+@dataclass(frozen=True)
+class ReportChecked(Action):
+    """Log that an upgrade would have worked, up to here."""
 
 
 class ReportDone(Action):
@@ -327,6 +379,8 @@ class Halt(Action):
 
 class RequestUpgrade(Action):
     """Deliver UpgradeRequested to this process's own Predecessor machine."""
+
+    id: str = ""
 
 
 # --- the machinery of both --------------------------------------------------------------------------------------
@@ -457,6 +511,10 @@ class Predecessor(Machine):
         self.awaited: frozenset[int] = frozenset()
         #: ENDING: what comes next, and whether it was reported why the upgrade failed.
         self.then = Then.SERVE
+        #: ENDING: the request of the upgrade that comes next.
+        self.next_id = ""
+        #: The successor is only tried, and will be ended when it is ready.
+        self.check = False
         self.stop_how = "term"
         self.reported = False
         #: ENDING: its channel has ended, and it was not told to; it may take this long when it is.
@@ -478,14 +536,14 @@ class Predecessor(Machine):
 
 
 def _give_up(
-    self: Predecessor, now: float, reason: str | None, patience: float, then: Then = Then.SERVE
+    self: Predecessor, now: float, reason: str | None, patience: float, then: Then = Then.SERVE, aborted: bool = False
 ) -> Actions:
     """End a successor that is still a process; `reason` None: its exit status will tell."""
     resume: Actions = () if self.state is _P.BOOTING or then is Then.STOP else (ResumeWorkers(),)
     restore: Actions = (RestoreOwnership(),) if self.state in (_P.COMMITTING, _P.DRAINING) else ()
     self._become(_P.ENDING, now, patience)
     self.then, self.reported = then, reason is not None
-    report: Actions = (ReportFailure(reason),) if reason is not None else ()
+    report: Actions = (ReportFailure(reason, aborted),) if reason is not None else ()
     return (*resume, *restore, *report, EndSuccessor())
 
 
@@ -498,13 +556,13 @@ def _give_up_hung(self: Predecessor, now: float, reason: str) -> Actions:
 
 def _resume_serving(self: Predecessor, now: float) -> Actions:
     """The successor is no more: what now?"""
-    self.alone = self.cut = False
+    self.alone = self.cut = self.check = False
     self.patience = None
     if self.then is Then.STOP:
         self._become(_P.GONE, now)
         return (Stop(self.stop_how),)
     if self.then is Then.UPGRADE:
-        return (Tell("staying"), *_start(self, UpgradeRequested(), now))
+        return (Tell("staying"), *_start(self, UpgradeRequested(self.next_id), now))
     self._become(_P.SERVING, now)
     # To a predecessor that still drains, if there is one.
     return (Tell("staying"),)
@@ -516,11 +574,47 @@ def _patience(self: Predecessor) -> float:
     return max(self.limits.drain, self.limits.end) if served else self.limits.end
 
 
-@_on(Predecessor, [_P.SERVING], UpgradeRequested)
-def _start(self: Predecessor, event: UpgradeRequested, now: float) -> Actions:
+@_on(Predecessor, [_P.SERVING], UpgradeRequested, CheckRequested)
+def _start(self: Predecessor, event: UpgradeRequested | CheckRequested, now: float) -> Actions:
     self._become(_P.BOOTING, now, self.limits.ready or None)
-    self.then, self.reported, self.greeted, self.waits = Then.SERVE, False, False, ""
-    return (StartSuccessor(),)
+    self.then, self.reported, self.greeted, self.waits, self.next_id = Then.SERVE, False, False, "", ""
+    self.check = isinstance(event, CheckRequested)
+    return (StartSuccessor(event.id, self.check),)
+
+
+@_on(Predecessor, [_P.SERVING], AbortRequested, RollbackRequested, CommitRequested)
+def _nothing_under_way(self: Predecessor, event: Request, now: float) -> Actions:
+    return (Refuse(event.id, "no upgrade is under way"),)
+
+
+@_on(Predecessor, [*_UPGRADING, _P.ENDING, _P.DRAINING], CheckRequested)
+@_on(Predecessor, [_P.COMMITTING, _P.DRAINING], AbortRequested)
+@_on(Predecessor, [_P.BOOTING, _P.PAUSING, _P.OPENING, _P.COMMITTING, _P.DRAINING, _P.ENDING], RollbackRequested)
+@_on(Predecessor, [_P.BOOTING, _P.PAUSING, _P.OPENING, _P.COMMITTING, _P.DRAINING, _P.ENDING], CommitRequested)
+def _not_now(self: Predecessor, event: Request, now: float) -> Actions:
+    return (Refuse(event.id, f"not while the master is {self.state.value}"),)
+
+
+@_on(Predecessor, [_P.BOOTING, _P.PAUSING, _P.OPENING, _P.PROBATION], AbortRequested)
+@_on(Predecessor, [_P.PROBATION], RollbackRequested)
+def _abort(self: Predecessor, event: Request, now: float) -> Actions:
+    word = "aborted" if isinstance(event, AbortRequested) else "rolled back"
+    reason = f"{word} by {event.by or 'an operator'}"
+    return _give_up(self, now, reason, _patience(self), aborted=True)
+
+
+@_on(Predecessor, [_P.ENDING], AbortRequested)
+def _abort_the_next(self: Predecessor, event: AbortRequested, now: float) -> Actions:
+    if self.then is not Then.UPGRADE:
+        return _not_now(self, event, now)
+    self.then = Then.SERVE
+    reason = f"aborted by {event.by or 'an operator'}"
+    return (Log("info", f"Upgrade: the next one is {reason}"), *_refuse_next(self, reason))
+
+
+def _refuse_next(self: Predecessor, reason: str) -> Actions:
+    id, self.next_id = self.next_id, ""
+    return (Refuse(id, reason),) if id else ()
 
 
 @_on(Predecessor, [_P.SERVING], ReloadRequested)
@@ -597,18 +691,23 @@ def _waits(self: Predecessor, event: SuccessorWaits, now: float) -> Actions:
 @_on(Predecessor, [_P.BOOTING], SpawnFailed)
 def _spawn_failed(self: Predecessor, event: SpawnFailed, now: float) -> Actions:
     self._become(_P.SERVING, now)
+    self.check = False
     return (ReportFailure(f"the successor could not be started: {event.reason}"),)
 
 
 @_on(Predecessor, [_P.BOOTING], UpgradeRequested)
 def _replace(self: Predecessor, event: UpgradeRequested, now: float) -> Actions:
     self._become(_P.ENDING, now, self.limits.end)
-    self.then, self.reported = Then.UPGRADE, True
+    self.then, self.reported, self.next_id = Then.UPGRADE, True, event.id
     return (Log("info", "Upgrade: asked for again, replacing the booting successor"), EndSuccessor())
 
 
 @_on(Predecessor, [_P.BOOTING], SuccessorReady)
 def _ready(self: Predecessor, event: SuccessorReady, now: float) -> Actions:
+    if self.check:
+        self._become(_P.ENDING, now, self.limits.end)
+        self.then, self.reported = Then.SERVE, True
+        return (ReportChecked(), EndSuccessor())
     # The hook in this may take its time. So nobody is paused, and no bound of the cut-over runs, before it is done.
     return (ReportReady(),)
 
@@ -656,6 +755,12 @@ def _commit(self: Predecessor, event: Tick, now: float) -> Actions:
     return (ReleaseOwnership(), Tell("commit"))
 
 
+@_on(Predecessor, [_P.PROBATION], CommitRequested)
+def _commit_now(self: Predecessor, event: CommitRequested, now: float) -> Actions:
+    text = f"Upgrade: the probation is ended by {event.by or 'an operator'}"
+    return (Log("info", text), *_commit(self, Tick(), now))
+
+
 @_on(Predecessor, [_P.COMMITTING], SuccessorCommitted)
 def _committed(self: Predecessor, event: SuccessorCommitted, now: float) -> Actions:
     self._become(_P.DRAINING, now, self.limits.drain)
@@ -676,7 +781,7 @@ def _not_ready(self: Predecessor, event: Tick, now: float) -> Actions:
     reason = f"not ready in {self.limits.ready:g}s (hot_ready_timeout)"
     if self.greeted:
         return _give_up(self, now, f"{reason}: {self.waits}" if self.waits else reason, self.limits.end)
-    if self.limits.leave:
+    if self.limits.leave and not self.check:
         self._become(_P.GONE, now)
         text = f"The successor has not spoken in {self.limits.ready:g}s; leaving the service to it (hot_leave)"
         return (Log("warning", text), Stop("term"))
@@ -754,14 +859,16 @@ def _why_it_ends(self: Predecessor, event: SuccessorFailed, now: float) -> Actio
 @_on(Predecessor, [_P.ENDING], UpgradeRequested)
 def _upgrade_after_end(self: Predecessor, event: UpgradeRequested, now: float) -> Actions:
     if self.then is Then.STOP:
-        return (Log("warning", "SIGUSR2 ignored: this master is being stopped"),)
-    self.then = Then.UPGRADE
-    return (Log("info", "Upgrade: asked for, begins when the last successor has ended"),)
+        refuse: Actions = (Refuse(event.id, "the service is being stopped"),) if event.id else ()
+        return (Log("warning", "SIGUSR2 ignored: this master is being stopped"), *refuse)
+    refuse = _refuse_next(self, "asked for again: that request counts")
+    self.then, self.next_id = Then.UPGRADE, event.id
+    return (Log("info", "Upgrade: asked for, begins when the last successor has ended"), *refuse)
 
 
 @_on(Predecessor, [*_PAUSED, _P.DRAINING], UpgradeRequested)
 def _pass_on(self: Predecessor, event: UpgradeRequested, now: float) -> Actions:
-    return (Log("info", "Upgrade: asked for again, passed on to the successor"), Tell("upgrade"))
+    return (Log("info", "Upgrade: asked for again, passed on to the successor"), Tell("upgrade", event.id))
 
 
 @_on(Predecessor, [_P.DRAINING], SuccessorLeft)
@@ -877,6 +984,10 @@ _ignore(
     "this master is leaving",
     [_P.GONE],
     UpgradeRequested,
+    CheckRequested,
+    AbortRequested,
+    RollbackRequested,
+    CommitRequested,
     StopRequested,
     ReloadRequested,
     ResizeRequested,
@@ -924,13 +1035,16 @@ class Successor(Machine):
         self.stock = stock
         #: An upgrade was asked for before this master was the one to do it.
         self.upgrade_wanted = False
+        #: By this request.
+        self.upgrade_id = ""
         #: Abnormal deaths of workers since the gate opened.
         self.deaths = 0
 
 
 def _upgrade_if_wanted(self: Successor) -> Actions:
-    wanted, self.upgrade_wanted = self.upgrade_wanted, False
-    return (RequestUpgrade(),) if wanted else ()
+    wanted, id = self.upgrade_wanted, self.upgrade_id
+    self.upgrade_wanted, self.upgrade_id = False, ""
+    return (RequestUpgrade(id),) if wanted else ()
 
 
 @_on(Successor, [_S.BOOTING], WorkersCounted)
@@ -997,13 +1111,14 @@ def _stop_uncommitted(self: Successor, event: StopRequested, now: float) -> Acti
 
 @_on(Successor, _UNCOMMITTED, UpgradeRequested)
 def _upgrade_later(self: Successor, event: UpgradeRequested, now: float) -> Actions:
-    self.upgrade_wanted = True
-    return (Log("info", "Upgrade: asked for, begins when this master has taken over"),)
+    refuse: Actions = (Refuse(self.upgrade_id, "asked for again: that request counts"),) if self.upgrade_id else ()
+    self.upgrade_wanted, self.upgrade_id = True, event.id
+    return (Log("info", "Upgrade: asked for, begins when this master has taken over"), *refuse)
 
 
 @_on(Successor, [_S.SOLE], UpgradeRequested)
 def _upgrade_now(self: Successor, event: UpgradeRequested, now: float) -> Actions:
-    return (RequestUpgrade(),)
+    return (RequestUpgrade(event.id),)
 
 
 @_on(Successor, _UNCOMMITTED, ReloadRequested)

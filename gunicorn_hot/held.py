@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import os
 import socket
+import struct
 
 from gunicorn_hot import holder
+from gunicorn_hot.channel import inherited
 
 
 class Held:
@@ -17,16 +19,16 @@ class Held:
 
     @classmethod
     def inherited(cls, fd: int) -> Held:
-        """Adopt an inherited descriptor, and stop its inheritance. Raises OSError when it is not ours."""
-        sock = socket.socket(fileno=fd)
-        if sock.family != socket.AF_UNIX or sock.type != socket.SOCK_SEQPACKET:
-            sock.detach()
-            raise OSError(f"descriptor {fd} is not the holder's")
-        sock.set_inheritable(False)
-        return cls(sock)
+        """Adopt an inherited descriptor: see `channel.inherited`."""
+        return cls(inherited(fd, socket.SOCK_SEQPACKET))
 
     def fileno(self) -> int:
         return self._sock.fileno()
+
+    def holder(self) -> int:
+        """Return the pid of that process: the first master has made this pair, and its pid stays."""
+        pid: int = struct.unpack("3i", self._sock.getsockopt(socket.SOL_SOCKET, socket.SO_PEERCRED, 12))[0]
+        return pid
 
     def announce(self, pid: int, generation: int, name: str, pidfile: str | None) -> None:
         """Say that this master is the service now."""

@@ -40,9 +40,10 @@ else:
 #: Longest message, bytes.
 LONGEST = 65536
 _STOPS = (signal.SIGTERM, signal.SIGINT, signal.SIGQUIT)
-#: All that gunicorn's master listens to.
+#: All that a hot master listens to.
 PASSED_ON = (
     *_STOPS, signal.SIGHUP, signal.SIGTTIN, signal.SIGTTOU, signal.SIGUSR1, signal.SIGUSR2, signal.SIGWINCH,
+    signal.SIGURG,
 )  # fmt: skip
 SEND, END = "send", "end"
 

@@ -21,6 +21,8 @@ CHANNEL_VARIABLE = PREFIX + "FD"
 HOLDER_VARIABLE = PREFIX + "HOLDER"
 #: How many generations there have been, with this one.
 GENERATION_VARIABLE = PREFIX + "GENERATION"
+#: Where the service's status is written.
+STATUS_VARIABLE = PREFIX + "STATUS"
 
 _Resource = TypeVar("_Resource", bound=private.Closable)
 

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import os
+import select
 import signal
+import time
 
 EXITED_NORMALLY = "exited with code 0"
 
@@ -40,3 +42,60 @@ def ended(pid: int) -> str | None:
     if info is None:
         return None
     return in_words(info.si_status if info.si_code == os.CLD_EXITED else -info.si_status)
+
+
+def wait(pid: int, timeout: float) -> bool:
+    """Wait for the end of a child, and leave it to be reaped; returns False after `timeout` seconds.
+
+    Where nothing tells of a single child's end it does not wait."""
+    if not pid or not hasattr(os, "pidfd_open"):
+        return False
+    death = os.pidfd_open(pid)
+    try:
+        poll = select.poll()
+        poll.register(death, select.POLLIN)
+        return bool(poll.poll(timeout * 1000))
+    finally:
+        os.close(death)
+
+
+def start_time(pid: int) -> int:
+    """Return when the process was started, in the kernel's clock ticks since boot; with its pid that is nobody else.
+
+    0 when it has ended, is a zombie, or where there is no /proc to ask."""
+    try:
+        with open(f"/proc/{pid}/stat", "rb") as file:
+            # The name in parentheses may contain anything.
+            words = file.read().rpartition(b")")[2].split()
+    except OSError:
+        return 0
+    return 0 if words[0] in (b"Z", b"X") else int(words[19])
+
+
+def started_at(start: int) -> float:
+    """Return what `start_time` has returned in seconds on the wall clock."""
+    return time.time() - time.clock_gettime(time.CLOCK_BOOTTIME) + start / os.sysconf("SC_CLK_TCK")
+
+
+def boot_id() -> str:
+    """Return what tells this boot of the machine from every other; "" where the kernel does not say."""
+    try:
+        with open("/proc/sys/kernel/random/boot_id") as file:
+            return file.read().strip()
+    except OSError:
+        return ""
+
+
+def is_same(pid: int, start: int, boot: str) -> bool:
+    """Whether `pid` still is the process that was started at `start`, in the boot `boot`, and runs."""
+    if boot != boot_id():
+        return False
+    if start:
+        return start_time(pid) == start
+    try:
+        os.kill(pid, 0)
+    except ProcessLookupError:
+        return False
+    except OSError:
+        pass  # somebody else's: it lives
+    return True

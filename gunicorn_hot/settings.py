@@ -204,6 +204,20 @@ class HotExec(config.Setting):
         """
 
 
+class HotStatusFile(config.Setting):
+    name = "hot_status_file"
+    section = SECTION
+    validator = config.validate_string
+    default = None
+    desc = """\
+        The file in which the masters say how the service and its upgrades are; ``gunicorn-hot`` reads it.
+
+        Only its user can read it, and requests to the masters lie beside it, so its folder must be nobody else's to
+        write to. Every generation goes on with the file of the first one. ``""``: none. Default: a file named after
+        the pid of the first master, in ``$XDG_RUNTIME_DIR/gunicorn_hot`` or ``/tmp/gunicorn_hot-<uid>``.
+        """
+
+
 class HotHup(config.Setting):
     name = "hot_hup"
     section = SECTION

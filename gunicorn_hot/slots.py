@@ -15,6 +15,8 @@ from typing import Any
 
 from gunicorn import sock
 
+from gunicorn_hot import listeners as sockets
+
 
 def share(served: dict[int, int], workers: int, missing: int) -> list[int] | None:
     """Return the slots of one more worker, or None if it should get a new one. Pure.
@@ -95,3 +97,68 @@ def missing(listeners: Iterable[Any], addresses: Iterable[Any], slots: Collectio
         for slot in slots
         if is_possible(address) and (str(address), slot) not in there and str(address) not in alone
     ]
+
+
+def of_worker(listeners: Iterable[Any], served: Collection[int]) -> list[Any]:
+    """Return what a worker that serves these slots accepts from: those, and what is for all workers."""
+    return [listener for listener in listeners if of(listener) is None or of(listener) in served]
+
+
+class Slots:
+    """In a master, for one configuration: opens the slots, hands them out, and ends them.
+
+    `listeners` are the master's; each method leaves that list as it is, and returns the one to go on with. `workers`:
+    the slots of each worker that there is. `listens`: whether the gate is open; connections must not wait in a new
+    socket for that."""
+
+    def __init__(self, cfg: Any, log: Any) -> None:
+        self._cfg, self._log = cfg, log
+        #: Whether the operator wants them.
+        self.used = bool(cfg.reuse_port)
+        # The sockets are this master's, and not each worker's own to open and to close: gunicorn's workers would bind,
+        # and its master would not.
+        cfg.set("reuse_port", False)
+
+    def open(self, listeners: list[Any], wanted: Iterable[int], listens: bool) -> list[Any]:
+        """Open what these slots lack."""
+        made: list[Any] = []
+        try:
+            for address, slot in missing(listeners, self._cfg.address, list(wanted)):
+                made.append(bind(self._cfg, self._log, address))
+                made[-1].slot = slot
+        except OSError as exc:
+            for listener in made:
+                listener.close()
+            if listeners:
+                self._log.warning("No more sockets for reuse_port: %s", exc)
+            return listeners  # on a first start gunicorn will try to bind, say why it cannot, and exit
+        others = sockets.bind_others(self._cfg, self._log, is_possible) if made and not listeners else []
+        opened = [*listeners, *made, *others]
+        if listens:
+            listen(opened, self._cfg.backlog)
+        return opened
+
+    def next(
+        self, listeners: list[Any], workers: Collection[frozenset[int]], wanted: int, listens: bool
+    ) -> tuple[list[Any], frozenset[int]]:
+        """Return the slots of the worker that is about to be forked, too; `wanted`: how many there should be."""
+        there = all_of(listeners)
+        if not self.used or not there:
+            return listeners, there
+        served = {slot: sum(slot in theirs for theirs in workers) for slot in there}
+        chosen = share(served, wanted, wanted - len(workers))
+        if chosen is None:
+            new = max(served) + 1
+            listeners = self.open(listeners, [new], listens)
+            chosen = [new] if new in all_of(listeners) else sorted(served)
+        return listeners, frozenset(chosen)
+
+    def end_unserved(self, listeners: list[Any], workers: Collection[frozenset[int]], wanted: int) -> list[Any]:
+        """Close what nobody serves any more, and nobody will: the operator wants fewer workers."""
+        if not self.used or not 0 < wanted <= len(workers):
+            return listeners
+        unserved = all_of(listeners).difference(*workers)
+        for listener in listeners:
+            if of(listener) in unserved:
+                sockets.end(listener)
+        return [listener for listener in listeners if of(listener) not in unserved]

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 from gunicorn_hot import early_output, listeners, private
 from gunicorn_hot.channel import Channel
-from gunicorn_hot.inheritance import CHANNEL_VARIABLE, GENERATION_VARIABLE, HOLDER_VARIABLE, is_ours
+from gunicorn_hot.inheritance import CHANNEL_VARIABLE, GENERATION_VARIABLE, HOLDER_VARIABLE, STATUS_VARIABLE, is_ours
 from gunicorn_hot.processes import in_words
 
 if TYPE_CHECKING:
@@ -46,11 +46,12 @@ class Successor:
         self.total = 0
 
     @classmethod
-    def start(cls, server: Arbiter, generation: int, hold: int | None) -> Successor:
+    def start(cls, server: Arbiter, generation: int, hold: int | None, status: str) -> Successor:
         """Fork, and exec in the child. Raises OSError when there can be no child, or none that could serve.
 
-        `hold`: the descriptor of its channel to the process that has the service's pid, or None. What goes wrong in the
-        child, before or in its exec, comes over its channel to us as "failed"."""
+        `hold`: the descriptor of its channel to the process that has the service's pid, or None. `status`: the path of
+        the service's status, or "". What goes wrong in the child, before or in its exec, comes over its channel to us
+        as "failed"."""
         output = early_output.Capture()
         try:
             ours, theirs = Channel.pair()
@@ -61,6 +62,8 @@ class Successor:
         try:
             env = environment(server)
             env[GENERATION_VARIABLE] = str(generation)
+            if status:
+                env[STATUS_VARIABLE] = status
             if hold is not None:
                 env[HOLDER_VARIABLE] = str(hold)
             # A signal that meets the child before its exec would run the parent's handlers there, and be lost.

@@ -54,6 +54,15 @@ TO_PREDECESSOR = ("progress", "ready", "opened", "committed", "failed", "leaving
 LAST_WORDS = ("failed", "leaving", "staying")
 
 
+#: What an operator may ask of a master, beside signals.
+REQUESTS = {
+    "is asked to check": handover.CheckRequested(),
+    "is asked to abort": handover.AbortRequested(),
+    "is asked to roll back": handover.RollbackRequested(),
+    "is asked to commit": handover.CommitRequested(),
+}
+
+
 class Move(NamedTuple):
     """Something that the environment does to master number `who`; `what` is a worker's pid."""
 
@@ -153,7 +162,7 @@ class Bounds:
 
     #: Deaths, broken channels, failed forks and boots, and bounds that are over before the answer came.
     faults: int = 2
-    #: SIGUSR2 and SIGTERM from the operator, after the first SIGUSR2.
+    #: SIGUSR2 and SIGTERM from the operator, after the first SIGUSR2; with `requests` these, too.
     signals: int = 1
     old_workers: int = 2
     new_workers: int = 1
@@ -164,6 +173,8 @@ class Bounds:
     channels_break: bool = False
     #: The service keeps its pid.
     keeps_pid: bool = False
+    #: The operator's signals are also requests: to check, to abort, to roll back, to commit.
+    requests: bool = False
 
 
 @dataclass(frozen=True)
@@ -335,6 +346,9 @@ class Model:
                 if out.deadline is not None:
                     (fair if out.state in PATIENT else slow).append(Move("is out of patience", who))
                 signals += [Move("gets SIGUSR2", who), Move("gets SIGTERM", who)]
+                if self.bounds.requests and not self.is_incoming(master):
+                    # One that has not taken over leaves requests to its predecessor.
+                    signals += [Move(name, who) for name in REQUESTS]
             if master.inc < 0 or not self.is_incoming(master):
                 if out.state is P.SERVING:
                     faults.append(Move("gets SIGUSR2 and cannot fork", who))
@@ -433,6 +447,8 @@ class Model:
             return
         machine = self.machines[master.out]
         name = f"master {who} is {machine.state.name}"
+        if machine.check and any(worker.phase in ("paused", "draining") for worker in master.workers):
+            raise Violation(f"{name}, and a mere check has paused its workers")
         child = Master(world.masters[master.child]) if master.child >= 0 else None
         needs_it = machine.state in UPGRADING or (machine.state is P.DRAINING and not machine.alone)
         if needs_it and (child is None or child.up_eof):
@@ -641,7 +657,7 @@ class _Run:
                 self.manage_workers(who, master)
         faults, signals = self.world.faults, self.world.signals
         if costs:
-            is_signal = move.name.endswith(("gets SIGUSR2", "gets SIGTERM", " on"))
+            is_signal = move.name in REQUESTS or move.name.endswith(("gets SIGUSR2", "gets SIGTERM", " on"))
             signals -= is_signal
             faults -= not is_signal
             if not self.over and not any(map(self.is_able, self.masters)):
@@ -1211,6 +1227,7 @@ _MOVES: dict[str, Any] = {
     "gets SIGUSR2": _Run.usr2,
     "gets SIGUSR2 and cannot fork": _Run.usr2_without_fork,
     "gets SIGTERM": _Run.term,
+    **dict.fromkeys(REQUESTS, lambda run, move: run.feed(move.who, REQUESTS[move.name])),
     "is killed": _Run.is_killed,
     "fails in its exec": _Run.exec_fails,
     "exits": _Run.exits,

@@ -223,7 +223,8 @@ class Service:
 
     def __init__(self, folder: Path, env: dict[str, str]) -> None:
         self.folder = folder
-        self.env = dict(env)
+        # Its status file is its own, and goes with the folder.
+        self.env = {**env, "XDG_RUNTIME_DIR": str(folder)}
         self.address = f"127.0.0.1:{free_port()}"
         self.tls = False
         #: The master that serves, by the log; 0 before the start.

@@ -30,12 +30,16 @@ SCENARIOS = {
     "a pid that stays, and three deaths": (Bounds(faults=3, signals=0, keeps_pid=True), 7_500),
     "a pid that stays, a death and a signal": (Bounds(faults=1, signals=1, keeps_pid=True), 24_000),
     "a pid that stays, and two signals": (Bounds(faults=0, signals=2, keeps_pid=True), 80_000),
+    "an operator who asks": (Bounds(faults=1, signals=1, requests=True), 25_000),
+    "an operator who asks twice": (Bounds(faults=0, signals=2, new_workers=1, old_workers=1, requests=True), 53_000),
+    "an operator who asks, of a pid that stays": (Bounds(faults=0, signals=1, keeps_pid=True, requests=True), 2_400),
     "two upgrades of a busy worker": (Bounds(faults=0, signals=2, old_workers=1, slow_links=True), 35_000),
 }
 #: On demand: up to half a minute each.
 LONG_SCENARIOS = {
     "two signals": (Bounds(faults=0, signals=2), 51_000),
     "two signals and a death": (Bounds(faults=1, signals=2), 630_000),
+    "an operator who asks twice, and a death": (Bounds(faults=1, signals=2, old_workers=1, requests=True), 200_000),
     "three deaths and a signal": (Bounds(faults=3, signals=1), 285_000),
 }
 
@@ -218,6 +222,10 @@ def raises(self: Any, event: Any, now: float) -> handover.Actions:
     raise handover.Unexpected(f"{type(event).__name__} in state {self.state.name}")
 
 
+def cuts_over(self: Any, event: Any, now: float) -> handover.Actions:
+    return (handover.ReportReady(),)
+
+
 OLD, NEW = handover.Predecessor, handover.Successor
 SEEDED: dict[str, tuple[Any, Any, str]] = {
     "a gate that opens before the pauses are answered": (
@@ -281,6 +289,15 @@ SEEDED: dict[str, tuple[Any, Any, str]] = {
         patched(OLD, {(P.DRAINING, handover.SuccessorLeft): ignores}), NEW,
         "would take back from master 1, which has a successor",
     ),
+    "a check that does not end (where somebody asks)": (
+        patched(OLD, {(P.BOOTING, handover.SuccessorReady): cuts_over}), NEW,
+        "a mere check has paused its workers",
+    ),
+    "an abort that leaves the workers paused (where somebody asks)": (
+        patched(OLD, without({key: handler for key, handler in OLD.table.items()
+                              if key[1] is handover.AbortRequested}, handover.ResumeWorkers)), NEW,
+        "at rest all workers must accept",
+    ),
     "ownership that is taken at the gate": (
         OLD, patched(NEW, {(S.READY, handover.GateOrdered): owns_at_the_gate}),
         "the pid file names",
@@ -312,8 +329,13 @@ SEEDED: dict[str, tuple[Any, Any, str]] = {
 @pytest.mark.parametrize("bug", SEEDED)
 def test_a_seeded_bug_is_found(bug: str) -> None:
     old, new, words = SEEDED[bug]
+    asks = "somebody asks" in bug
+    bounds = Bounds(
+        faults=1, signals=int(asks or "needs a signal" in bug), keeps_pid="where its" in bug or "where it " in bug,
+        requests=asks,
+    )  # fmt: skip
     with pytest.raises(Violation, match=words):
-        Model(Bounds(faults=1, signals=int("needs a signal" in bug), keeps_pid="where" in bug), old, new).explore()
+        Model(bounds, old, new).explore()
 
 
 # --- Rules of the arbiter, each of which is needed ----------------------------------------------------------

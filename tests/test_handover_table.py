@@ -7,6 +7,7 @@ the machine is meant, take the text from the failure and read the difference.
 
 from __future__ import annotations
 
+from dataclasses import fields
 from enum import Enum
 from textwrap import dedent
 from typing import Any
@@ -61,8 +62,10 @@ def words(action: handover.Action) -> str:
     if isinstance(action, handover.Log):
         return f"{action.level}: {action.text}"
     if isinstance(action, handover.Tell):
-        return f"tell: {action.type}"
-    return repr(action)
+        return f"tell: {action.type} {action.id}".rstrip()
+    # What is as usual is not said.
+    told = [one for one in fields(action) if getattr(action, one.name) != one.default]
+    return f"{type(action).__name__}({', '.join(f'{one.name}={getattr(action, one.name)!r}' for one in told)})"
 
 
 def render(machine: handover.Machine, steps: list[str]) -> list[str]:
@@ -88,7 +91,11 @@ SAMPLES: dict[type[handover.Event], handover.Event] = {
     type(event): event
     for event in (
         handover.Tick(),
-        handover.UpgradeRequested(),
+        handover.UpgradeRequested("id"),
+        handover.CheckRequested("id"),
+        handover.AbortRequested("id"),
+        handover.RollbackRequested("id"),
+        handover.CommitRequested("id"),
         handover.StopRequested("term"),
         handover.ReloadRequested(),
         handover.ResizeRequested("ttin"),
@@ -167,7 +174,8 @@ def cell_name(value: Any) -> str:
 
 def test_there_is_a_sample_of_every_event() -> None:
     events = {thing for thing in vars(handover).values() if isinstance(thing, type)}
-    assert {event for event in events if issubclass(event, handover.Event)} - {handover.Event} == set(SAMPLES)
+    kinds = {event for event in events if issubclass(event, handover.Event)}
+    assert kinds - {handover.Event, handover.Request} == set(SAMPLES)
 
 
 def test_every_event_concerns_a_machine() -> None:
@@ -535,6 +543,207 @@ def test_after_the_cutover_an_upgrade_is_the_successors() -> None:
         10 UpgradeRequested() -> DRAINING
             info: Upgrade: asked for again, passed on to the successor
             tell: upgrade
+        """,
+    )
+
+
+# --- The predecessor: what an operator asks -----------------------------------------------------------------
+
+
+def test_a_request_names_its_upgrade_also_when_it_has_to_wait() -> None:
+    check(
+        predecessor(),
+        """
+        0 UpgradeRequested(id='a') -> BOOTING
+            StartSuccessor(id='a')
+        0 SuccessorSpawned(pid=7) -> BOOTING
+            info: Upgrade: booting successor with pid: 7
+            tell: leaving
+        1 UpgradeRequested(id='b') -> ENDING
+            info: Upgrade: asked for again, replacing the booting successor
+            EndSuccessor()
+        2 UpgradeRequested(id='c') -> ENDING
+            info: Upgrade: asked for, begins when the last successor has ended
+            Refuse(id='b', reason='asked for again: that request counts')
+        3 SuccessorExited(status='exited with code 0') -> BOOTING
+            RestoreOwnership()
+            tell: staying
+            StartSuccessor(id='c')
+        """,
+    )
+
+
+def test_a_request_that_comes_after_the_cutover_is_passed_on_with_its_name() -> None:
+    check(
+        predecessor("DRAINING"),
+        """
+        10 UpgradeRequested(id='a') -> DRAINING
+            info: Upgrade: asked for again, passed on to the successor
+            tell: upgrade a
+        """,
+    )
+
+
+def test_a_check_ends_the_successor_as_soon_as_it_is_ready() -> None:
+    check(
+        predecessor(),
+        """
+        0 CheckRequested(id='a') -> BOOTING
+            StartSuccessor(id='a', check=True)
+        0 SuccessorSpawned(pid=7) -> BOOTING
+            info: Upgrade: booting successor with pid: 7
+            tell: leaving
+        0.5 SuccessorGreeted() -> BOOTING
+        4 SuccessorReady() -> ENDING
+            ReportChecked()
+            EndSuccessor()
+        4 SuccessorFailed(reason='the successor was stopped by SIGTERM') -> ENDING
+        4 SuccessorClosed() -> ENDING
+        5 SuccessorExited(status='exited with code 0') -> SERVING
+            RestoreOwnership()
+            tell: staying
+        6 UpgradeRequested(id='b') -> BOOTING
+            StartSuccessor(id='b')
+        """,
+    )
+
+
+def test_a_check_never_leaves_the_service_to_a_successor_that_does_not_speak() -> None:
+    check(
+        predecessor(leave=True),
+        """
+        0 CheckRequested(id='a') -> BOOTING
+            StartSuccessor(id='a', check=True)
+        60 Tick() -> ENDING
+            ReportFailure(reason='not ready in 60s (hot_ready_timeout); it has said nothing: does its configuration import on_starting from gunicorn_hot?')
+            EndSuccessor()
+        """,  # noqa: E501 - a transcript
+    )
+
+
+def test_an_upgrade_replaces_a_check() -> None:
+    check(
+        predecessor(),
+        """
+        0 CheckRequested() -> BOOTING
+            StartSuccessor(check=True)
+        1 UpgradeRequested(id='a') -> ENDING
+            info: Upgrade: asked for again, replacing the booting successor
+            EndSuccessor()
+        2 SuccessorExited(status='exited with code 0') -> BOOTING
+            RestoreOwnership()
+            tell: staying
+            StartSuccessor(id='a')
+        """,
+    )
+
+
+def test_aborting_ends_a_successor_that_boots() -> None:
+    check(
+        predecessor("BOOTING"),
+        """
+        2 AbortRequested(id='a', by='me') -> ENDING
+            ReportFailure(reason='aborted by me', aborted=True)
+            EndSuccessor()
+        2 AbortRequested(id='b', by='me') -> ENDING
+            Refuse(id='b', reason='not while the master is ending the successor')
+        3 SuccessorExited(status='exited with code 0') -> SERVING
+            RestoreOwnership()
+            tell: staying
+        """,
+    )
+
+
+@pytest.mark.parametrize(
+    ("state", "request_", "reason"),
+    [
+        ("PAUSING", "AbortRequested", "aborted"),
+        ("OPENING", "AbortRequested", "aborted"),
+        ("PROBATION", "AbortRequested", "aborted"),
+        ("PROBATION", "RollbackRequested", "rolled back"),
+    ],
+)
+def test_what_is_not_committed_can_be_taken_back(state: str, request_: str, reason: str) -> None:
+    check(
+        predecessor(state),
+        f"""
+        4 {request_}(id='a') -> ENDING
+            ResumeWorkers()
+            ReportFailure(reason='{reason} by an operator', aborted=True)
+            EndSuccessor()
+        """,
+    )
+
+
+def test_an_operator_may_end_the_probation() -> None:
+    check(
+        predecessor("PROBATION"),
+        """
+        5 CommitRequested(id='a', by='me') -> COMMITTING
+            info: Upgrade: the probation is ended by me
+            ReleaseOwnership()
+            tell: commit
+        """,
+    )
+
+
+def test_aborting_an_upgrade_that_waits_for_the_end_of_the_last_one() -> None:
+    check(
+        predecessor("BOOTING"),
+        """
+        2 UpgradeRequested(id='a') -> ENDING
+            info: Upgrade: asked for again, replacing the booting successor
+            EndSuccessor()
+        2 AbortRequested(id='b') -> ENDING
+            info: Upgrade: the next one is aborted by an operator
+            Refuse(id='a', reason='aborted by an operator')
+        3 SuccessorExited(status='exited with code 0') -> SERVING
+            RestoreOwnership()
+            tell: staying
+        """,
+    )
+
+
+REFUSED = {
+    "SERVING": "AbortRequested RollbackRequested CommitRequested",
+    "BOOTING": "CheckRequested RollbackRequested CommitRequested",
+    "PAUSING": "CheckRequested RollbackRequested CommitRequested",
+    "OPENING": "CheckRequested RollbackRequested CommitRequested",
+    "PROBATION": "CheckRequested",
+    "COMMITTING": "CheckRequested AbortRequested RollbackRequested CommitRequested",
+    "DRAINING": "CheckRequested AbortRequested RollbackRequested CommitRequested",
+}
+
+
+@pytest.mark.parametrize(("state", "request_"), [(s, r) for s, names in REFUSED.items() for r in names.split()])
+def test_what_cannot_be_granted_is_refused_and_changes_nothing(state: str, request_: str) -> None:
+    machine = predecessor(state)
+    before = dict(vars(machine))
+    (action,) = machine.step(getattr(handover, request_)("a"), now=4.0)
+    assert isinstance(action, handover.Refuse)
+    assert (action.id, vars(machine)) == ("a", before)
+
+
+def test_a_request_to_a_master_that_is_being_stopped_is_refused() -> None:
+    machine = predecessor("BOOTING")
+    machine.step(handover.StopRequested("term"), now=1.0)
+    assert handover.Refuse("a", "the service is being stopped") in machine.step(handover.UpgradeRequested("a"), now=1.0)
+
+
+def test_of_two_requests_to_a_successor_the_later_one_counts() -> None:
+    check(
+        successor(),
+        """
+        1 UpgradeRequested(id='a') -> BOOTING
+            info: Upgrade: asked for, begins when this master has taken over
+        1 UpgradeRequested(id='b') -> BOOTING
+            info: Upgrade: asked for, begins when this master has taken over
+            Refuse(id='a', reason='asked for again: that request counts')
+        2 PredecessorClosed() -> SOLE
+            warning: The predecessor is gone, going on without it
+            OpenGate()
+            TakeOwnership()
+            RequestUpgrade(id='b')
         """,
     )
 

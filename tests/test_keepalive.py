@@ -11,7 +11,7 @@ import socket
 import time
 
 import pytest
-from server import Certificate, Service, wait_gone
+from server import ASGI_WORKERS, Certificate, Service, wait_gone
 
 from bench.load import Load
 
@@ -306,7 +306,7 @@ def test_a_request_that_has_begun_is_served(service: Service, worker: str, trans
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("worker", KEEP_ALIVE)
+@pytest.mark.parametrize("worker", [*KEEP_ALIVE, *ASGI_WORKERS])
 def test_two_thousand_idle_connections(service: Service, worker: str) -> None:
     """Ten upgrades under 2,000 kept-alive connections that are mostly idle: none is reset, none goes unanswered."""
     clients = 2000

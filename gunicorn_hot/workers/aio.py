@@ -115,6 +115,9 @@ class AioWorker(HotWorker):
         """Close the connection with 1012 (Service Restart), if it is a websocket's; return whether it is."""
         raise NotImplementedError
 
+    def abandon(self, connection: Any) -> None:
+        """What is left is cut now: see to it that the connection's client gets no answer to that, but an end."""
+
     def has_left(self, connection: Any) -> bool:
         """Whether the connection has ended, and, as far as is known, what the application does for it."""
         return connection not in self.connections
@@ -131,6 +134,7 @@ class AioWorker(HotWorker):
     def init_signals(self) -> None:
         # gunicorn's own, which act at once, in every phase. The stock workers' wait for the event loop.
         Worker.init_signals(self)
+        signal.signal(signal.SIGURG, signal.SIG_DFL)
         signal.signal(signal.SIGUSR2, self.handle_orphaned)
         signal.siginterrupt(signal.SIGUSR2, False)
 
@@ -169,7 +173,7 @@ class AioWorker(HotWorker):
         except LifespanFailed as exc:
             self.log.error("ASGI lifespan startup failed: %s", exc)
             # A framework says it with a traceback; its last line is the reason.
-            self.tell_failure(f"lifespan startup failed: {str(exc).strip().splitlines()[-1]}")
+            self.tell_failure(f"lifespan startup failed: {str(exc).strip().splitlines()[-1]}", str(exc))
             sys.exit(Arbiter.WORKER_BOOT_ERROR)
         except BaseException as exc:
             if self._has_said_ready:
@@ -185,6 +189,9 @@ class AioWorker(HotWorker):
     def _close_loop(self) -> None:
         loop = self.loop
         try:
+            if self.leaves_at_once:
+                for connection in list(self.connections):
+                    self.abandon(connection)
             tasks = asyncio.all_tasks(loop)
             for task in tasks:
                 task.cancel()

@@ -21,6 +21,7 @@ from gunicorn.sock import ssl_context
 from gunicorn_hot import app, holds, listeners, priority, settings
 from gunicorn_hot.drain import Drain, InFlight
 from gunicorn_hot.link import DRAINS, IN_FLIGHT, SENT, Link
+from gunicorn_hot.workers.numbering import number_wsgi
 from gunicorn_hot.workers.pipeline import more_received
 
 if TYPE_CHECKING:
@@ -76,6 +77,8 @@ class HotWorker(_Base):
     slots: frozenset[int] = frozenset()
     #: In the master: why it could not boot, in its own words.
     failure: str | None = None
+    #: In the master: the traceback of that.
+    output = ""
     #: Set when it leaves with connections open: a normal exit would wait for the threads that serve them.
     leaves_at_once = False
     #: What it has told its master to wait for, and in the master: what it was told.
@@ -113,17 +116,18 @@ class HotWorker(_Base):
             app.wait_for_callbacks()
 
     def _tell_why(self, exc: BaseException) -> None:
+        output = traceback.format_exc()
         if isinstance(exc, holds.NotReady):
-            reason = str(exc)
+            reason, output = str(exc), ""
         elif isinstance(exc, SystemExit):
             reason = f"exited with code {exc.code or 0} while it loaded the application"
         else:
             reason = "".join(traceback.format_exception_only(type(exc), exc)).strip()
-        self.tell_failure(reason)
+        self.tell_failure(reason, output)
 
-    def tell_failure(self, reason: str) -> None:
-        """Tell the master why this worker cannot boot."""
-        self.link.worker_end.send("failed", reason=reason[-_REASON_BYTES:])
+    def tell_failure(self, reason: str, output: str) -> None:
+        """Tell the master why this worker cannot boot; `output`: what its application has to say about that."""
+        self.link.worker_end.send("failed", reason=reason[-_REASON_BYTES:], output=output[-_REASON_BYTES:])
 
     def load_wsgi(self) -> None:
         # Here, because a change of user or group would have cleared it.
@@ -133,6 +137,7 @@ class HotWorker(_Base):
             ssl_context(self.cfg)
         if self.loads_beside_others:
             priority.step_back()
+        number_wsgi(app.generation())
         super().load_wsgi()
 
     def _die_with_master(self, sig: int) -> None:
@@ -385,6 +390,8 @@ class HotWorker(_Base):
 
     def init_signals(self) -> None:
         super().init_signals()
+        # A request to the master, which this process was a copy of.
+        signal.signal(signal.SIGURG, signal.SIG_DFL)
         signal.signal(signal.SIGUSR2, self.handle_orphaned)
         signal.siginterrupt(signal.SIGUSR2, False)
 

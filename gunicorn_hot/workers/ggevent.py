@@ -16,6 +16,7 @@ from gunicorn.http.wsgi import base_environ
 from gunicorn.sock import ssl_context
 from gunicorn.workers import base, ggevent
 
+from gunicorn_hot.app import GENERATION_KEY, generation
 from gunicorn_hot.link import ACCEPTING
 from gunicorn_hot.listeners import is_listening
 from gunicorn_hot.workers import linger
@@ -202,7 +203,12 @@ class GeventWorker(HotWorker, ggevent.GeventWorker):
             spawn=pool,
             log=self.log,
             handler_class=type("Handler", (_Noted, handler_class), mine),
-            environ={**base_environ(self.cfg), "wsgi.multithread": True, "SERVER_SOFTWARE": ggevent.VERSION},
+            environ={
+                **base_environ(self.cfg),
+                "wsgi.multithread": True,
+                "SERVER_SOFTWARE": ggevent.VERSION,
+                GENERATION_KEY: generation(),
+            },
             **ssl_args,
         )
         return server

@@ -1,0 +1,448 @@
+"""What a master says of itself: into the status file, or to the master that writes it.
+
+The serving master writes. One that is not, because it boots or drains, tells its peer about itself over their channel,
+and that one writes both. So there is one writer at a time, and when it dies the next one has all that it knew.
+
+Nothing is written while nothing changes, nor in the milliseconds of a cut-over, in which clients wait. A file that
+cannot be written is said once in the log, and is no reason for anything else.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import os
+import platform
+import sys
+import time
+import uuid
+from typing import TYPE_CHECKING, Any
+
+import gunicorn
+
+from gunicorn_hot import inheritance, processes, statusfile
+from gunicorn_hot.channel import Channel
+from gunicorn_hot.chronicle import Chronicle
+from gunicorn_hot.handover import PredecessorState as P
+from gunicorn_hot.status import (
+    Master,
+    Refused,
+    Service,
+    Status,
+    StatusError,
+    Upgrade,
+    Worker,
+    Written,
+    from_dict,
+)
+
+if TYPE_CHECKING:
+    from gunicorn_hot.arbiter import HotArbiter
+
+#: s; how often requests in flight are counted while workers are paused or drain.
+LOOK = 0.1
+#: s; a drain that takes longer than this is looked at once a second, as everything is.
+_SHORT_DRAIN = 60.0
+#: s; a cut-over that takes longer than this is worth a line in the file.
+_SHORT_CUTOVER = 0.1
+#: Workers in a message to the other master, which has to fit into a part of its buffer.
+_MOST_WORKERS = 200
+_REVISION_VARIABLES = ("REVISION", "GIT_COMMIT", "SOURCE_VERSION")
+_CUTTING = (P.PAUSING, P.OPENING)
+_STATES = {
+    P.BOOTING: "booting",
+    P.PAUSING: "cutting-over",
+    P.OPENING: "cutting-over",
+    P.PROBATION: "probation",
+    P.COMMITTING: "committing",
+    P.ENDING: "ending",
+}
+
+
+class Reporter:
+    """Looks at the arbiter whose part it is, and changes nothing there."""
+
+    def __init__(self, server: HotArbiter) -> None:
+        self._server = server
+        self.chronicle = Chronicle()
+        self.refused: Refused | None = None
+        #: What the other master has last said of itself, and of others that it knows.
+        self._peers: list[Master] = []
+        #: In flight there, and when its patience with them ends.
+        self._draining: tuple[int, int, float | None] = (0, 0, None)
+        self._committed = False
+        #: The successor was told to write; it is, until it is given up.
+        self._is_silent = False
+        #: The predecessor has ended before it could hand over.
+        self._is_orphan = False
+        self._left_early: str | None = None
+        self._cut = 0
+        self._cutover_began = 0.0
+        self._shown: object = None
+        self._has_complained = False
+        self._adjust_clock()
+        self._keeper: Master | None = None
+        self._boot = processes.boot_id()
+        self._me = Master(
+            "serving",
+            os.getpid(),
+            processes.start_time(os.getpid()),
+            round(self._at(), 3),
+            server.generation,
+            gunicorn.__version__,
+            platform.python_version(),
+            _own_version(),
+            revision(server.cfg.chdir),
+        )
+        self.path = statusfile.own_path = self._choose()
+
+    def _choose(self) -> str:
+        setting: str | None = self._server.cfg.hot_status_file
+        if setting == "":
+            return ""
+        # The file of the first generation: whoever watches it sees all that follows.
+        if told := inheritance.variables.get(inheritance.STATUS_VARIABLE):
+            return told
+        try:
+            return os.path.abspath(setting) if setting else statusfile.default(self._service_pid())
+        except OSError as exc:
+            self._server.log.warning("No status file: %s", exc)
+            return ""
+
+    def _service_pid(self) -> int:
+        held = self._server.held
+        return held.holder() if held is not None else os.getpid()
+
+    def _adjust_clock(self) -> None:
+        self._offset = time.time() - time.monotonic()
+
+    def _at(self, monotonic: float | None = None) -> float:
+        """Return the time on the wall clock, which takes no steps within an upgrade."""
+        return self._offset + (time.monotonic() if monotonic is None else monotonic)
+
+    # --- what happens
+
+    def began(self, id: str, check: bool) -> None:
+        """A successor is about to be started."""
+        self._adjust_clock()
+        self._committed = self._is_silent = False
+        self._peers = [master for master in self._peers if master.role == "draining"]
+        self.chronicle.began(id or str(uuid.uuid4()), check, self._server.generation, self._at())
+
+    def moved(self, before: P, after: P) -> None:
+        """The old master's machine has changed its state."""
+        if before is P.BOOTING and after in _CUTTING:
+            self._cutover_began = time.monotonic()
+            self.chronicle.paused(self._at())
+        elif before is P.OPENING and after in (P.PROBATION, P.COMMITTING):
+            self.chronicle.opened(self._at())
+        elif after is P.DRAINING:
+            self._committed = True
+
+    def failed(self, reason: str, output: str, aborted: bool) -> None:
+        self.chronicle.failed(reason, output, aborted, self._committed)
+
+    def releases(self) -> None:
+        """The successor is about to be told to commit; from then on it writes."""
+        self.chronicle.committing(self._at())
+        self._write()
+        self._is_silent = True
+
+    def takes_over(self, is_orphan: bool) -> None:
+        """In the new master: it is the service now; `is_orphan`: nobody has handed it over."""
+        self._is_orphan = is_orphan
+        written = self._read()
+        if written is not None:
+            self._peers = [
+                dataclasses.replace(master, role="draining")
+                for master in written.masters
+                if master.role in ("serving", "draining") and master.pid != self._me.pid
+            ]
+        self.chronicle.take_over(written, self._at())
+        if is_orphan:
+            self._peers = []
+
+    def takes_back(self) -> None:
+        if self._is_silent:
+            self._is_silent = False
+            self.chronicle.take_back(self._read())
+
+    def predecessor_left(self) -> None:
+        """In the new master, which serves: the drain of the old one is over."""
+        reason = self._left_early if self._left_early is not None else "the old master died while it drained"
+        self._peers = [master for master in self._peers if master.role != "draining"]
+        if not self._is_orphan:
+            self.chronicle.drained(self._at(), reason, self._cut)
+        self.show()
+
+    def refuse(self, id: str, reason: str) -> None:
+        self.refused = Refused(id, reason)
+
+    def leaves(self) -> dict[str, Any]:
+        """Return what a master that has handed over says at its end."""
+        server = self._server
+        reason = "the drain was ended early" if server.WORKERS else ""
+        return {"cut": server._cut, "reason": reason}
+
+    # --- what the other master says
+
+    def hear(self, type: str, fields: dict[str, Any]) -> bool:
+        """Take a message of the other master; returns False if it is no such. Raises ValueError for a broken one."""
+        if type == "drained":
+            self._cut, self._left_early = int(fields["cut"]), str(fields["reason"])
+        elif type == "refused":
+            self.refuse(str(fields["id"]), str(fields["reason"]))
+        elif type == "status":
+            try:
+                self._peers = [from_dict(Master, one) for one in fields["masters"]]
+            except StatusError as exc:
+                raise ValueError(str(exc)) from None
+            deadline = fields["deadline"]
+            self._draining = int(fields["requests"]), int(fields["workers"]), deadline and float(deadline)
+        else:
+            return False
+        return True
+
+    # --- what is shown
+
+    def show(self) -> None:
+        """Say what has changed since this was last called; cheap when nothing has."""
+        server = self._server
+        state = server.outgoing.state
+        if server._is_incoming:
+            if server.predecessor is not None:
+                self._tell(server.predecessor.channel, "successor")
+        elif state is P.DRAINING:
+            if server.successor is not None:
+                self._tell(server.successor.channel, "draining")
+        elif state is not P.GONE and not self._is_silent:
+            if state is P.SERVING:
+                self._settle()
+            elif state in _CUTTING and time.monotonic() - self._cutover_began < _SHORT_CUTOVER:
+                return
+            if self.path and (seen := self._fingerprint()) != self._shown:
+                self._shown = seen
+                self._write()
+
+    def stops(self) -> None:
+        """The service is being stopped, if this master is it."""
+        if not self._server._is_incoming and not self._server._handed_over and not self._is_silent:
+            self._write()
+
+    def _settle(self) -> None:
+        if self.chronicle.upgrade is not None:
+            self._peers = [master for master in self._peers if master.role == "draining"]
+            self.chronicle.over(self._at())
+        if self._is_orphan:
+            ready, total = self._server._counts()
+            if ready >= total:
+                self._is_orphan = False
+                self.chronicle.drained(self._at(), "the old master ended before the commit", 0)
+
+    def wait(self, timeout: float) -> float:
+        """Return how long the main loop may wait, if it may wait `timeout` seconds."""
+        server = self._server
+        state = server.outgoing.state
+        if state is P.PROBATION or (state is P.DRAINING and time.monotonic() - server._since < _SHORT_DRAIN):
+            return min(timeout, LOOK)
+        if state in _CUTTING:
+            return min(timeout, _SHORT_CUTOVER)
+        return timeout
+
+    def ends(self) -> None:
+        """This process is about to exit: remove the file, if the service ends with it."""
+        server = self._server
+        if not self.path or server._is_incoming:
+            return
+        if server._handed_over:
+            # The successor has ended already, on purpose, and could not do it while this one might have taken back.
+            over = server.outgoing.alone and not server._heir and (written := self._read()) and written.is_stale()
+        else:
+            over = server._predecessor_left and server.successor is None
+        if over:
+            try:
+                os.unlink(self.path)
+            except OSError:
+                pass
+
+    # --- how
+
+    def _fingerprint(self) -> object:
+        """Return what is equal only as long as there is nothing new to say; objects in it are replaced, not changed."""
+        server, chronicle = self._server, self.chronicle
+        machine = server.outgoing
+        child = server.successor
+        return (
+            machine.state, machine.deadline, machine.waits, server._waits, server._is_incoming, self._counted(),
+            child and (child.pid, child.ready, child.total), self._peers, self._draining, self.refused,
+            chronicle.upgrade, chronicle.inherited, chronicle.history,
+        )  # fmt: skip
+
+    def _counted(self) -> tuple[tuple[int, str, int | None], ...]:
+        return tuple((pid, *self._worker_state(worker)) for pid, worker in self._server.WORKERS.items())
+
+    def _worker_state(self, worker: Any) -> tuple[str, int | None]:
+        server = self._server
+        if not worker.is_ready:
+            return "booting", None
+        if server._is_incoming and not server._gate_open:
+            return "ready", None
+        state = server.outgoing.state
+        if state is P.DRAINING:
+            return "draining", server._in_flight_of(worker)
+        if state in (*_CUTTING, P.PROBATION, P.COMMITTING):
+            return "paused", server._in_flight_of(worker)
+        return "serving", None
+
+    def _own(self, role: str) -> Master:
+        workers = [
+            Worker(pid, *self._state_since(worker)) for pid, worker in list(self._server.WORKERS.items())
+        ]
+        return dataclasses.replace(self._me, role=role, workers=workers)
+
+    def _state_since(self, worker: Any) -> tuple[str, float, int | None]:
+        state, in_flight = self._worker_state(worker)
+        return state, round(self._at(worker.link.made_at), 3), in_flight
+
+    def _tell(self, channel: Channel | None, role: str) -> None:
+        """Let the master that writes know about this one; what it has no room for is said later."""
+        if channel is None or channel.closed or (seen := self._fingerprint()) == self._shown:
+            return
+        own = self._own(role)
+        fields: dict[str, Any] = {
+            "masters": [
+                dataclasses.asdict(dataclasses.replace(one, workers=one.workers[:_MOST_WORKERS]))
+                for one in [own, *(other for other in self._peers if other.role == "draining" == role)]
+            ],
+            "requests": sum(worker.in_flight or 0 for worker in own.workers),
+            "workers": len(own.workers),
+            "deadline": self._deadline() if role == "draining" else None,
+        }
+        if channel.offer("status", **fields):
+            self._shown = seen
+
+    def _deadline(self) -> float | None:
+        deadline = self._server.outgoing.deadline
+        return None if deadline is None else round(self._at(deadline), 3)
+
+    def _read(self) -> Status | None:
+        if not self.path:
+            return None
+        try:
+            return statusfile.read(self.path)
+        except StatusError as exc:
+            self._server.log.debug("No earlier status: %s", exc)
+            return None
+
+    def _write(self) -> None:
+        if not self.path:
+            return
+        try:
+            statusfile.replace(self.path, self.status().to_json())
+        except OSError as exc:
+            if not self._has_complained:
+                self._server.log.warning("Status file: %s", exc)
+                self._has_complained = True
+
+    def status(self) -> Status:
+        """Return what this master knows of the service."""
+        server, chronicle = self._server, self.chronicle
+        upgrade = self._upgrade()
+        ready, total = server._counts()
+        if server._stopping:
+            state = "stopping"
+        elif upgrade is not None and not upgrade.check:
+            state = "upgrading"
+        elif server._has_served or ready >= total:
+            state = "serving"
+        else:
+            state = "booting"
+        masters = [self._own("serving"), *self._others()]
+        return Status(
+            self._service(),
+            Written(self._me.pid, self._me.start, self._boot, round(time.time(), 3)),
+            state,
+            server.generation,
+            upgrade,
+            masters,
+            chronicle.history,
+            chronicle.totals,
+            self.refused,
+        )
+
+    def _service(self) -> Service:
+        server = self._server
+        cfg = server.cfg
+        socket = None if cfg.control_socket_disable else server._get_control_socket_path()
+        return Service(
+            self._service_pid(),
+            str(cfg.proc_name),
+            "follow" if server.keeper is None and server.held is None else "stable",
+            os.path.abspath(cfg.pidfile) if cfg.pidfile else None,
+            str(cfg.chdir),
+            list(dict.fromkeys(map(str, server.LISTENERS))),
+            socket,
+        )
+
+    def _others(self) -> list[Master]:
+        server = self._server
+        others = list(self._peers)
+        child = server.successor
+        if child is not None and all(master.pid != child.pid for master in others):
+            # It has not spoken yet.
+            since = self.chronicle.upgrade.started if self.chronicle.upgrade else self._at()
+            others.insert(0, Master("successor", child.pid, processes.start_time(child.pid), since))
+        holder = self._service_pid()
+        if holder != self._me.pid and all(master.pid != holder for master in others):
+            others.append(self._holder(holder))
+        return others
+
+    def _holder(self, pid: int) -> Master:
+        if self._keeper is None:
+            start = processes.start_time(pid)
+            since = processes.started_at(start) if start else self._me.since
+            self._keeper = Master("holder", pid, start, round(since, 3))
+        return self._keeper
+
+    def _upgrade(self) -> Upgrade | None:
+        server, machine = self._server, self._server.outgoing
+        if (upgrade := self.chronicle.upgrade) is not None:
+            child = server.successor
+            return dataclasses.replace(
+                upgrade,
+                state=_STATES.get(machine.state, "ending"),
+                deadline=self._deadline(),
+                ready=child.ready if child else 0,
+                total=child.total if child else 0,
+                waits_for=machine.waits if machine.state is P.BOOTING else "",
+            )
+        if (upgrade := self.chronicle.inherited) is None:
+            return None
+        ready, total = server._counts()
+        if self._is_orphan:
+            return dataclasses.replace(upgrade, state="booting", deadline=None, ready=ready, total=total)
+        requests, workers, deadline = self._draining
+        return dataclasses.replace(
+            upgrade,
+            state="draining",
+            deadline=deadline,
+            ready=ready,
+            total=total,
+            draining_requests=requests,
+            draining_workers=workers,
+        )
+
+
+def revision(folder: str) -> str | None:
+    """Return how the deployment has named what is installed: a variable, or a file REVISION in the folder."""
+    for name in _REVISION_VARIABLES:
+        if value := os.environ.get(name):
+            return value[:100]
+    try:
+        with open(os.path.join(folder, "REVISION"), encoding="utf-8") as file:
+            return file.readline(100).strip() or None
+    except (OSError, ValueError):
+        return None
+
+
+def _own_version() -> str:
+    return str(sys.modules["gunicorn_hot"].__version__)
