@@ -298,7 +298,7 @@ class HotArbiter(_Base):
             case handover.RestoreOwnership():
                 self._restore_ownership()
             case handover.ReleaseOwnership():
-                # Of all else the successor takes what there is: nothing is nobody's in between.
+                # The successor takes what there is: nothing is nobody's in between.
                 self.reporter.releases()
             case handover.TakeOwnership():
                 self._take_ownership()
@@ -399,6 +399,8 @@ class HotArbiter(_Base):
             # is a death.
             messages = [message for message in messages if message.type in _LAST_WORDS]
         for message in messages:
+            if self.successor is not successor:
+                return  # it was found dead, and was reaped, because of what it has said before
             try:
                 self._from_successor(message)
             except (ArithmeticError, LookupError, TypeError, ValueError) as exc:
@@ -416,7 +418,8 @@ class HotArbiter(_Base):
         elif message.type == "progress":
             successor.ready, successor.total = int(fields["ready"]), int(fields["total"])
             if self._state is PredecessorState.BOOTING:
-                self.log.info("Upgrade: %s of %s workers ready", successor.ready, successor.total)
+                what = "Upgrade check" if self._is_check else "Upgrade"
+                self.log.info("%s: %s of %s workers ready", what, successor.ready, successor.total)
                 self._show()
         elif message.type == "waiting":
             self.feed(handover.SuccessorWaits(str(fields["what"])))
@@ -734,8 +737,8 @@ class HotArbiter(_Base):
     def _drain_workers(self, timeout: float) -> None:
         self._since = time.monotonic()
         self._handed_over = True
-        self._stop_control_server()
         self._cut = 0
+        self._stop_control_server()
         self._end_listeners(self._to_end)
         self.log.info(
             "Upgrade: committed to successor with pid: %s; draining %s requests in %s workers, %gs at most "
@@ -1027,7 +1030,7 @@ class HotArbiter(_Base):
     def _report_checked(self) -> None:
         took = time.monotonic() - self._since
         self.log.info("Upgrade check: an upgrade would work, ready after %.2fs; ending the successor", took)
-        self.reporter.chronicle.checked()
+        self.reporter.checked()
 
     def _report_failure(self, reason: str, aborted: bool) -> None:
         self.reporter.failed(reason, self._output, aborted)
@@ -1251,7 +1254,7 @@ class HotArbiter(_Base):
         self._read_links()
         self.reporter.stops()
         for worker in list(self.WORKERS.values()):
-            if not worker.is_ready or not self._gate_open:
+            if not worker.is_ready:
                 # It serves nobody. A SIGTERM is lost on one that was just forked, and does not end one that hangs while
                 # it loads the application: gunicorn would wait for it as long as for requests.
                 self.kill_worker(worker.pid, signal.SIGKILL)
@@ -1293,7 +1296,7 @@ class HotArbiter(_Base):
                 self._become_holder()
             raise
         except SystemExit:
-            self.reporter.ends()
+            self.reporter.ends(on_purpose=not exit_status)
             if self._keeps_pid:
                 self._become_holder()
             elif self._handed_over and self.held is None and (heir := self._heir_pid()):

@@ -19,7 +19,7 @@ from typing import TYPE_CHECKING, Any
 from gunicorn.ctl.protocol import ControlProtocol
 from gunicorn.ctl.server import ControlSocketServer
 
-from gunicorn_hot import private
+from gunicorn_hot import commands, private
 
 #: s; from when it connects; in which a client may still say what it wants although the server ends, for a fork perhaps.
 _LAST_COMMAND_SECONDS = 1.0
@@ -54,6 +54,7 @@ class ControlServer(ControlSocketServer):
         #: Connections that have not got an answer yet -> when they were accepted.
         self._unanswered: dict[Any, float] = {}
         self._log: Any = arbiter.log
+        self._reporter = arbiter.reporter
         self._log.info("Control socket listening at %s", path)
 
     @property
@@ -70,6 +71,9 @@ class ControlServer(ControlSocketServer):
         if self.has_file:
             os.unlink(self._path)
         private.forget(self._listening)
+
+    def _execute_command(self, parts: list[str]) -> Any:
+        return commands.execute(parts, self._reporter, super()._execute_command)  # type: ignore[misc]
 
     def _stop_for_fork(self) -> None:
         if self._running:

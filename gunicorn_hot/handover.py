@@ -673,7 +673,8 @@ def _stop_ending(self: Predecessor, event: StopRequested, now: float) -> Actions
 def _spawned(self: Predecessor, event: SuccessorSpawned, now: float) -> Actions:
     # "leaving" is for this master's own predecessor, if that one still drains: should this master die now, its
     # successor takes over, and a third generation that takes back as well would make two services of one.
-    return (Log("info", f"Upgrade: booting successor with pid: {event.pid}"), Tell("leaving"))
+    what = "Upgrade check" if self.check else "Upgrade"
+    return (Log("info", f"{what}: booting successor with pid: {event.pid}"), Tell("leaving"))
 
 
 @_on(Predecessor, [_P.BOOTING], SuccessorGreeted)

@@ -19,7 +19,7 @@ from typing import TYPE_CHECKING, Any
 
 import gunicorn
 
-from gunicorn_hot import inheritance, processes, statusfile
+from gunicorn_hot import inheritance, processes, statsd, statusfile
 from gunicorn_hot.channel import Channel
 from gunicorn_hot.chronicle import Chronicle
 from gunicorn_hot.handover import PredecessorState as P
@@ -63,12 +63,14 @@ class Reporter:
 
     def __init__(self, server: HotArbiter) -> None:
         self._server = server
-        self.chronicle = Chronicle()
+        self.chronicle = Chronicle(lambda past: statsd.say_upgrade(server.log, past))
         self.refused: Refused | None = None
         #: What the other master has last said of itself, and of others that it knows.
         self._peers: list[Master] = []
         #: In flight there, and when its patience with them ends.
         self._draining: tuple[int, int, float | None] = (0, 0, None)
+        #: Workers that are ready there, and that there will be.
+        self._ready = (0, 0)
         self._committed = False
         #: The successor was told to write; it is, until it is given up.
         self._is_silent = False
@@ -93,15 +95,18 @@ class Reporter:
             _own_version(),
             revision(server.cfg.chdir),
         )
+        #: The file of the first generation: whoever watches it sees all that follows.
+        self._inherited = inheritance.variables.get(inheritance.STATUS_VARIABLE, "")
         self.path = statusfile.own_path = self._choose()
+        if server.predecessor is None:
+            statsd.say_generation(server.log, server.generation)
 
     def _choose(self) -> str:
         setting: str | None = self._server.cfg.hot_status_file
         if setting == "":
             return ""
-        # The file of the first generation: whoever watches it sees all that follows.
-        if told := inheritance.variables.get(inheritance.STATUS_VARIABLE):
-            return told
+        if self._inherited:
+            return self._inherited
         try:
             return os.path.abspath(setting) if setting else statusfile.default(self._service_pid())
         except OSError as exc:
@@ -125,6 +130,7 @@ class Reporter:
         """A successor is about to be started."""
         self._adjust_clock()
         self._committed = self._is_silent = False
+        self._ready = (0, 0)
         self._peers = [master for master in self._peers if master.role == "draining"]
         self.chronicle.began(id or str(uuid.uuid4()), check, self._server.generation, self._at())
 
@@ -141,6 +147,9 @@ class Reporter:
     def failed(self, reason: str, output: str, aborted: bool) -> None:
         self.chronicle.failed(reason, output, aborted, self._committed)
 
+    def checked(self) -> None:
+        self.chronicle.checked(self._at())
+
     def releases(self) -> None:
         """The successor is about to be told to commit; from then on it writes."""
         self.chronicle.committing(self._at())
@@ -149,8 +158,9 @@ class Reporter:
 
     def takes_over(self, is_orphan: bool) -> None:
         """In the new master: it is the service now; `is_orphan`: nobody has handed it over."""
+        statsd.say_generation(self._server.log, self._server.generation)
         self._is_orphan = is_orphan
-        written = self._read()
+        written = self._read() if self._inherited else None
         if written is not None:
             self._peers = [
                 dataclasses.replace(master, role="draining")
@@ -165,6 +175,7 @@ class Reporter:
         if self._is_silent:
             self._is_silent = False
             self.chronicle.take_back(self._read())
+            statsd.say_generation(self._server.log, self._server.generation)
 
     def predecessor_left(self) -> None:
         """In the new master, which serves: the drain of the old one is over."""
@@ -198,6 +209,7 @@ class Reporter:
                 raise ValueError(str(exc)) from None
             deadline = fields["deadline"]
             self._draining = int(fields["requests"]), int(fields["workers"]), deadline and float(deadline)
+            self._ready = int(fields["ready"]), int(fields["total"])
         else:
             return False
         return True
@@ -248,17 +260,13 @@ class Reporter:
             return min(timeout, _SHORT_CUTOVER)
         return timeout
 
-    def ends(self) -> None:
-        """This process is about to exit: remove the file, if the service ends with it."""
+    def ends(self, on_purpose: bool) -> None:
+        """This process is about to exit: remove the file, if the service ends with it.
+
+        A predecessor that still drains takes back from one that has failed, but not from one that was told to stop."""
         server = self._server
-        if not self.path or server._is_incoming:
-            return
-        if server._handed_over:
-            # The successor has ended already, on purpose, and could not do it while this one might have taken back.
-            over = server.outgoing.alone and not server._heir and (written := self._read()) and written.is_stale()
-        else:
-            over = server._predecessor_left and server.successor is None
-        if over:
+        is_service = not server._is_incoming and not server._handed_over and server.successor is None
+        if self.path and is_service and (on_purpose or server._predecessor_left):
             try:
                 os.unlink(self.path)
             except OSError:
@@ -273,7 +281,7 @@ class Reporter:
         child = server.successor
         return (
             machine.state, machine.deadline, machine.waits, server._waits, server._is_incoming, self._counted(),
-            child and (child.pid, child.ready, child.total), self._peers, self._draining, self.refused,
+            child and (child.pid, child.ready, child.total), self._ready, self._peers, self._draining, self.refused,
             chronicle.upgrade, chronicle.inherited, chronicle.history,
         )  # fmt: skip
 
@@ -308,6 +316,7 @@ class Reporter:
         if channel is None or channel.closed or (seen := self._fingerprint()) == self._shown:
             return
         own = self._own(role)
+        ready, total = self._server._counts()
         fields: dict[str, Any] = {
             "masters": [
                 dataclasses.asdict(dataclasses.replace(one, workers=one.workers[:_MOST_WORKERS]))
@@ -315,6 +324,8 @@ class Reporter:
             ],
             "requests": sum(worker.in_flight or 0 for worker in own.workers),
             "workers": len(own.workers),
+            "ready": ready,
+            "total": total,
             "deadline": self._deadline() if role == "draining" else None,
         }
         if channel.offer("status", **fields):
@@ -406,13 +417,15 @@ class Reporter:
     def _upgrade(self) -> Upgrade | None:
         server, machine = self._server, self._server.outgoing
         if (upgrade := self.chronicle.upgrade) is not None:
-            child = server.successor
+            ready, total = self._ready
+            if not total and (child := server.successor) is not None:
+                ready, total = child.ready, child.total  # of a release that does not say more
             return dataclasses.replace(
                 upgrade,
                 state=_STATES.get(machine.state, "ending"),
                 deadline=self._deadline(),
-                ready=child.ready if child else 0,
-                total=child.total if child else 0,
+                ready=ready,
+                total=total,
                 waits_for=machine.waits if machine.state is P.BOOTING else "",
             )
         if (upgrade := self.chronicle.inherited) is None:

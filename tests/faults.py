@@ -24,10 +24,12 @@ import time
 import traceback
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
+from typing import Any
 
 from server import DEADLINE, Connection, Service, descendants, environment, is_running, process, title, until
 
 from bench.load import Load
+from gunicorn_hot import statusfile
 
 TYPES = ("sync", "gthread", "gevent", "asgi", "uvicorn")
 WORKERS = 2
@@ -291,7 +293,24 @@ class Trial:
         master = until(alone, "one master and its workers, alone", SETTLES)
         assert self.service.pid_in() == master, "the pid file names another process"
         assert not (self.service.folder / "pid.2").exists()
+        self.check_status(master)
         return master
+
+    def check_status(self, master: int) -> None:
+        """Whoever died: the status is that of the master that serves, and nothing is under way any more."""
+        (path,) = (self.service.folder / "gunicorn_hot").glob("*.json")
+        expected = ("serving", None, [(master, "serving", sorted(self.service.workers(master)))])
+
+        def seen() -> Any:
+            found = statusfile.read(path)
+            masters = [(one.pid, one.role, sorted(worker.pid for worker in one.workers)) for one in found.masters]
+            return found.state, found.upgrade, masters
+
+        try:
+            until(lambda: seen() == expected, "the status of the master that serves")
+        except AssertionError:
+            raise AssertionError(f"the status is {seen()}, and should be {expected}") from None
+        assert not statusfile.read(path).is_stale()
 
     def judge(self, outcome: str) -> None:
         report = self.load.stop()

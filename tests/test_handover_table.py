@@ -591,7 +591,7 @@ def test_a_check_ends_the_successor_as_soon_as_it_is_ready() -> None:
         0 CheckRequested(id='a') -> BOOTING
             StartSuccessor(id='a', check=True)
         0 SuccessorSpawned(pid=7) -> BOOTING
-            info: Upgrade: booting successor with pid: 7
+            info: Upgrade check: booting successor with pid: 7
             tell: leaving
         0.5 SuccessorGreeted() -> BOOTING
         4 SuccessorReady() -> ENDING

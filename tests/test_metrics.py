@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 import logging
 import os
+import signal
 import socket
 import time
 from collections.abc import Iterator
@@ -15,9 +16,11 @@ import pytest
 from gunicorn.config import Config
 from gunicorn.glogging import Logger
 from gunicorn.instrument.statsd import Statsd
+from server import Connection, Service, until
 
 from gunicorn_hot import processes, statsd, statusfile
-from gunicorn_hot.status import Durations, Master, Past, Phases, Service, Status, Totals, Upgrade, Worker, Written
+from gunicorn_hot import status as status_module
+from gunicorn_hot.status import Durations, Master, Past, Phases, Status, Totals, Upgrade, Worker, Written
 
 prometheus = pytest.importorskip("prometheus_client", reason="for Prometheus: gunicorn_hot[prometheus]")
 
@@ -64,6 +67,51 @@ def test_statsd_is_told_of_an_upgrade_in_gunicorns_way(receiver: socket.socket) 
     ]
 
 
+def hot(sock: socket.socket, last: str) -> list[str]:
+    """What is said of upgrades, up to the metric of that name."""
+    said = []
+    while not (said and said[-1].startswith(f"gunicorn.hot.{last}:")):
+        datagram = sock.recv(4096).decode()
+        if datagram.startswith("gunicorn.hot."):
+            said.append(datagram)
+    return said
+
+
+def value(datagram: str) -> float:
+    return float(datagram.partition(":")[2].partition("|")[0])
+
+
+def test_each_upgrade_is_told_once_by_whichever_master_ends_it(service: Service, receiver: socket.socket) -> None:
+    host, port = receiver.getsockname()
+    service.configure(statsd_host=f"{host}:{port}", hot_drain_timeout=1)
+    service.start()
+    assert hot(receiver, last="generation") == ["gunicorn.hot.generation:1|g"]
+
+    with Connection(service.address) as connection:
+        connection.send_request("/hold?file=never")
+        service.wait_file("never.held")
+        service.upgrade("B")
+        done = hot(receiver, last="cut")
+    assert [line.partition(":")[0] for line in done] == [
+        f"gunicorn.hot.{name}" for name in ("generation", "upgrade.done", "stall", "upgrade.duration", "cut")
+    ]
+    assert done[0] == "gunicorn.hot.generation:2|g"
+    assert done[1] == "gunicorn.hot.upgrade.done:1|c|@1.0"
+    assert 0 < value(done[2]) < 1000 < value(done[3])  # ms; the drain alone took a second
+    assert done[4] == "gunicorn.hot.cut:1|c|@1.0"
+
+    service.release("C broken")
+    service.begin_upgrade()
+    assert hot(receiver, last="upgrade.failed") == ["gunicorn.hot.upgrade.failed:1|c|@1.0"]
+    # This one gets as far as the cut-over, of which the length is said as well.
+    service.release("D")
+    new = service.begin_upgrade()
+    service.wait_log("in probation", count=2)
+    service.signal(signal.SIGKILL, new)
+    back = hot(receiver, last="stall")
+    assert back[0] == "gunicorn.hot.upgrade.rolled_back:1|c|@1.0"
+
+
 def test_another_logger_gets_a_line_for_those_who_debug(tmp_path: Path) -> None:
     cfg = Config()
     cfg.set("errorlog", str(tmp_path / "log"))
@@ -104,7 +152,7 @@ def status() -> Status:
     totals = Totals()
     buckets = {**Durations().buckets, "5": 1, "10": 2, "30": 2, "60": 2, "120": 2, "300": 2, "600": 2, "+Inf": 3}
     return Status(
-        Service(1, "app", "follow", None, "/", []),
+        status_module.Service(1, "app", "follow", None, "/", []),
         Written(os.getpid(), processes.start_time(os.getpid()), processes.boot_id(), now),
         "upgrading",
         5,
@@ -143,6 +191,71 @@ def test_prometheus_is_told_what_the_status_file_says(tmp_path: Path, status: St
             for state, count in {"booting": 1, "ready": 0, "serving": 1, "paused": 0, "draining": 2}.items()
         ),
     ]
+
+
+SCRAPED = """
+import prometheus_client, app as subject
+from gunicorn_hot.metrics import Collector
+
+registry = prometheus_client.CollectorRegistry()
+registry.register(Collector())
+
+def app(environ, start_response):
+    if environ["PATH_INFO"] != "/metrics":
+        return subject.app(environ, start_response)
+    body = prometheus_client.generate_latest(registry)
+    start_response("200 OK", [("X-Pid", str(subject.os.getpid())), ("Content-Length", str(len(body)))])
+    return [body]
+"""
+
+
+def figures(body: bytes) -> dict[str, float]:
+    pairs = (line.rpartition(" ") for line in body.decode().splitlines() if not line.startswith("#"))
+    return {name.removeprefix("gunicorn_hot_"): float(figure) for name, _, figure in pairs}
+
+
+def test_each_worker_of_each_generation_answers_the_same(service: Service) -> None:
+    service.configure(workers=2)
+    service.write("scraped.py", SCRAPED)
+    service.start([*service.command()[:-1], "scraped:app"])
+    service.upgrade("B")
+
+    def scrape() -> dict[int, dict[str, float]]:
+        """Ask until two workers have answered."""
+        answers: dict[int, dict[str, float]] = {}
+
+        def both() -> bool:
+            answer = service.ask("/metrics")
+            answers[answer.pid] = figures(answer.body)
+            return len(answers) == 2
+
+        until(both, "an answer of each worker")
+        return answers
+
+    with Connection(service.address) as kept, Connection(service.address) as held:
+        old = kept.ask().pid
+        held.send_request("/hold?file=go")
+        service.wait_file("go.held")
+        service.begin_drain("C")
+        until(lambda: figures(service.ask("/metrics").body)["draining_requests"] == 1, "what drains")
+        first, second = scrape().values()
+        answer = kept.ask("/metrics")
+
+        assert answer.pid == old
+        assert figures(answer.body) == first == second
+        assert first["generation"] == 3
+        assert first["upgrade_running"] == 1
+        assert first['upgrades_total{outcome="done"}'] == 1
+        assert first['workers{state="serving"}'] == 2
+        assert first['workers{state="draining"}'] >= 1
+        service.write("go")
+        held.answer()
+
+    until(lambda: figures(service.ask("/metrics").body)["upgrade_running"] == 0, "the end of the upgrade")
+    first, second = scrape().values()
+    assert first == second
+    assert first['upgrades_total{outcome="done"}'] == first["upgrade_duration_seconds_count"] == 2
+    assert first['workers{state="draining"}'] == first["draining_requests"] == first["cut_requests_total"] == 0
 
 
 @pytest.mark.parametrize("what", ["no service", "no file", "no JSON", "stale"])
