@@ -298,7 +298,7 @@ class HotArbiter(_Base):
             case handover.RestoreOwnership():
                 self._restore_ownership()
             case handover.ReleaseOwnership():
-                # Of all else the successor takes what there is: nothing is nobody's in between.
+                # The successor takes what there is: nothing is nobody's in between.
                 self.reporter.releases()
             case handover.TakeOwnership():
                 self._take_ownership()
@@ -399,6 +399,8 @@ class HotArbiter(_Base):
             # is a death.
             messages = [message for message in messages if message.type in _LAST_WORDS]
         for message in messages:
+            if self.successor is not successor:
+                return  # it was found dead, and was reaped, because of what it has said before
             try:
                 self._from_successor(message)
             except (ArithmeticError, LookupError, TypeError, ValueError) as exc:
@@ -735,8 +737,8 @@ class HotArbiter(_Base):
     def _drain_workers(self, timeout: float) -> None:
         self._since = time.monotonic()
         self._handed_over = True
-        self._stop_control_server()
         self._cut = 0
+        self._stop_control_server()
         self._end_listeners(self._to_end)
         self.log.info(
             "Upgrade: committed to successor with pid: %s; draining %s requests in %s workers, %gs at most "
@@ -1294,7 +1296,7 @@ class HotArbiter(_Base):
                 self._become_holder()
             raise
         except SystemExit:
-            self.reporter.ends()
+            self.reporter.ends(on_purpose=not exit_status)
             if self._keeps_pid:
                 self._become_holder()
             elif self._handed_over and self.held is None and (heir := self._heir_pid()):

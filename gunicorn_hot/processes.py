@@ -44,21 +44,6 @@ def ended(pid: int) -> str | None:
     return in_words(info.si_status if info.si_code == os.CLD_EXITED else -info.si_status)
 
 
-def wait(pid: int, timeout: float) -> bool:
-    """Wait for the end of a child, and leave it to be reaped; returns False after `timeout` seconds.
-
-    Where nothing tells of a single child's end it does not wait."""
-    if not pid or not hasattr(os, "pidfd_open"):
-        return False
-    death = os.pidfd_open(pid)
-    try:
-        poll = select.poll()
-        poll.register(death, select.POLLIN)
-        return bool(poll.poll(timeout * 1000))
-    finally:
-        os.close(death)
-
-
 def start_time(pid: int) -> int:
     """Return when the process was started, in the kernel's clock ticks since boot; with its pid that is nobody else.
 
@@ -99,3 +84,18 @@ def is_same(pid: int, start: int, boot: str) -> bool:
     except OSError:
         pass  # somebody else's: it lives
     return True
+
+
+def wait(pid: int, timeout: float) -> bool:
+    """Wait for the end of a child, and leave it to be reaped; returns False after `timeout` seconds.
+
+    Where nothing tells of a single child's end it does not wait."""
+    if not pid or not hasattr(os, "pidfd_open"):
+        return False
+    death = os.pidfd_open(pid)
+    try:
+        poll = select.poll()
+        poll.register(death, select.POLLIN)
+        return bool(poll.poll(timeout * 1000))
+    finally:
+        os.close(death)

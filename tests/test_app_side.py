@@ -250,14 +250,22 @@ def test_a_worker_that_is_taken_back_does_not_drain(service: Service) -> None:
     assert [line for line in service.read("called").splitlines() if line.startswith("A")] == [f"A {worker}"] * 2
 
 
+HOOK = """
+def on_drain(worker):
+    with open("hook", "a") as file:
+        file.write(f"{worker.pid}\\n")
+"""
+
+
 def test_whoever_is_stopped_drains(service: Service) -> None:
     application(service, WATCH, AS_IT_IS)
-    service.configure(workers=1)
+    service.configure(HOOK, workers=1)
     service.start()
     with service.held() as held:
         service.signal(signal.SIGTERM)
         service.wait_file("called", lines=1)
         service.wait_file("waited", lines=2)
+        service.wait_file("hook", lines=1)
         service.write("go")
         assert held.answer().status == 200
 
@@ -266,9 +274,8 @@ def test_whoever_is_stopped_drains(service: Service) -> None:
 def test_whoever_has_served_max_requests_drains(service: Service, worker_class: str) -> None:
     skip_without(worker_class)
     application(service, WATCH, AS_IT_IS)
-    hook = "def on_drain(worker):\n    open('hook', 'a').write(f'{worker.pid}\\n')\n"
     # One more than the harness asks for, to see that it serves.
-    service.configure(hook, worker_class=worker_class, workers=1, max_requests=2)
+    service.configure(HOOK, worker_class=worker_class, workers=1, max_requests=2)
     service.start()
     (worker,) = service.workers()
     with service.held() as held:

@@ -14,22 +14,18 @@ from gunicorn_hot.status import Status
 
 #: s for a master to read a request; it does so at once, unless it is stopped or the machine is.
 ANSWER = 30.0
-#: s between two looks at whether the service still answers, should nothing happen at all.
-_IDLE = 5.0
 
 
 def wait(
-    service: Service, watch: Watch, look: Callable[[Status], bool], end: float | None = None, tick: float | None = None
+    service: Service, watch: Watch, look: Callable[[Status], bool], tick: float, end: float | None = None
 ) -> None:
     """Read the status now, at each change, and every `tick` seconds, until `look` is content with it.
 
     Raises TimeOver after `end` (`time.monotonic()`), and Gone when the service has ended meanwhile."""
     while not look(service.read(watch)):
-        left = _IDLE if tick is None else tick
-        if end is not None:
-            left = min(left, end - time.monotonic())
-            if left <= 0:
-                raise TimeOver()
+        left = tick if end is None else min(tick, end - time.monotonic())
+        if left <= 0:
+            raise TimeOver()
         watch.wait(left)
 
 
@@ -70,6 +66,6 @@ def follow(
             output.progress(found)
         return False
 
-    wait(service, watch, look, end, output.tick)
+    wait(service, watch, look, output.tick, end)
     assert last is not None
     return last

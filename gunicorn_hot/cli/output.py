@@ -20,8 +20,8 @@ if TYPE_CHECKING:
     from rich.live import Live as Screen
     from rich.status import Status as Spinner
 
-#: s between two lines about the same drain.
-_DRAIN_LINES = 1.0
+#: s between two lines about figures that change all the time.
+_CALM = 1.0
 
 
 def _harmless(text: str) -> str:
@@ -32,12 +32,12 @@ def _harmless(text: str) -> str:
 class Output:
     """Plain lines, one per change."""
 
-    #: s; how often `progress` wants to be called although nothing has changed; None: not at all.
-    tick: float | None = None
+    #: s; how often `progress` wants to be called although nothing has changed.
+    tick = _CALM
 
     def __init__(self, clock: Callable[[], float] = time.monotonic) -> None:
         self._clock = clock
-        self._last: tuple[str, str] | None = None
+        self._last: Step | None = None
         self._last_at = 0.0
 
     def line(self, text: str, **event: Any) -> None:
@@ -55,11 +55,11 @@ class Output:
     def progress(self, step: Step) -> None:
         """Say where an upgrade is that is under way, if that is new."""
         now = self._clock()
-        if self._last is not None and self._last[0] == step.state:
-            calm = _DRAIN_LINES if step.state == "draining" else 0.0
-            if self._last[1] == step.text or now - self._last_at < calm:
-                return
-        self._last, self._last_at = (step.state, step.text), now
+        if (last := self._last) is not None and (
+            last.text == step.text or (last.moving and step.moving and now < self._last_at + _CALM)
+        ):
+            return
+        self._last, self._last_at = step, now
         self.line(step.at(time.time()), event="progress", **step.details)
 
     def end(self, step: Step, good: bool) -> None:
@@ -112,7 +112,7 @@ class Live(Output):
 
     def progress(self, step: Step) -> None:
         if self._shown is not None and self._shown.state != step.state:
-            self._stays(self._shown.text, good=True)
+            self._stays(self._shown.text, good=not (step.state == "ending" and step.details.get("reason")))
         self._shown = step
         text = _escaped(step.at(time.time()))
         if self._spinner is None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import asdict, dataclass, field
 from typing import Any
 
@@ -30,6 +31,8 @@ class Step:
     text: str
     #: Wall clock: when it is over at the latest; None without a bound.
     deadline: float | None = None
+    #: Its figures change many times a second.
+    moving: bool = False
     #: How it ended; empty while it goes on.
     outcome: str = ""
     #: What the application printed, if that is why it failed.
@@ -41,7 +44,7 @@ class Step:
         """Return the text, with the seconds that are left at `now` (wall clock)."""
         if self.deadline is None or self.outcome:
             return self.text
-        return f"{self.text}, {max(0.0, self.deadline - now):.0f} s left"
+        return f"{self.text}, {max(0, math.ceil(self.deadline - now))} s left"
 
 
 def count(number: int, what: str) -> str:
@@ -65,7 +68,9 @@ def refusal(status: Status, identity: str) -> str | None:
 
 
 def going_on(upgrade: Upgrade) -> Step:
-    return Step(upgrade.state, _in_words(upgrade), upgrade.deadline, details=asdict(upgrade))
+    # Without a deadline the new master writes, which has not been told yet how much there is to drain.
+    moving = upgrade.state == "draining" and upgrade.deadline is not None
+    return Step(upgrade.state, _in_words(upgrade), upgrade.deadline, moving, details=asdict(upgrade))
 
 
 def _in_words(upgrade: Upgrade) -> str:
@@ -75,9 +80,11 @@ def _in_words(upgrade: Upgrade) -> str:
         return f"booting{counted}{waits}"
     if upgrade.state == "draining":
         requests, workers = upgrade.draining_requests, upgrade.draining_workers
+        if not workers:
+            return "committed; the old generation leaves"
         return f"committed; draining: {count(requests, 'request')} in {count(workers, 'old worker')}"
     if upgrade.state == "ending":
-        return f"ending the new generation: {upgrade.reason}" if upgrade.reason else "ending the new generation"
+        return "ending the new generation"
     return _IN_WORDS.get(upgrade.state, upgrade.state)
 
 

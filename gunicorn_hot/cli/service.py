@@ -43,6 +43,7 @@ class Service:
     def __init__(self, path: Path) -> None:
         self.path = path
         self._stale_since: float | None = None
+        self._was_read = False
 
     def read(self, watch: Watch | None = None) -> Status:
         """Return what it says now, and have its masters watched.
@@ -51,9 +52,11 @@ class Service:
         try:
             status = parse(statusfile.read_own(str(self.path)))
         except FileNotFoundError:
-            raise Gone(f"the service has ended (no status file {self.path})") from None
+            why = "the service has ended" if self._was_read else "no service: it has ended, or writes another file"
+            raise Gone(f"{why} (no status file {self.path})") from None
         except (OSError, StatusError) as exc:
             raise Gone(f"{self.path} cannot be read: {getattr(exc, 'strerror', None) or exc}") from None
+        self._was_read = True
         if watch is not None:
             watch.watch(master.pid for master in status.masters)
         if has_ended(status):
@@ -82,6 +85,7 @@ class Service:
             self.read()  # has more to say, if the service has ended
             raise Gone(f"the serving master has just ended; look with: {self.command('status')}") from None
         except PermissionError as exc:
+            self.withdraw()
             raise Gone(f"no permission to ask this service ({exc.strerror}): it is another user's") from None
         except OSError as exc:
             raise Gone(f"this service cannot be asked: {exc}") from None

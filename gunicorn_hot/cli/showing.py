@@ -50,7 +50,7 @@ def _watch_live(service: Service, changes: Watch, output: Live) -> None:
             screen.update(show.rich(status, time.time()), refresh=True)
             return False
 
-        wait(service, changes, look, tick=1.0)
+        wait(service, changes, look, output.tick)
 
 
 def _watch_each(service: Service, changes: Watch, output: Output) -> None:
@@ -63,7 +63,7 @@ def _watch_each(service: Service, changes: Watch, output: Output) -> None:
             _show(status, output)
         return False
 
-    wait(service, changes, look)
+    wait(service, changes, look, output.tick)
 
 
 def _watch_plain(service: Service, changes: Watch, output: Output) -> None:
@@ -86,4 +86,4 @@ def _watch_plain(service: Service, changes: Watch, output: Output) -> None:
             output.line(f"{status.state}, generation {status.generation}")
         return False
 
-    wait(service, changes, look)
+    wait(service, changes, look, output.tick)

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import time
+from collections.abc import Callable
+from functools import partial
 from typing import TYPE_CHECKING, Any
 
 import gunicorn
@@ -175,8 +177,8 @@ class ASGIWorker(AioWorker, StockASGIWorker):
     def make_tls(self) -> Any:
         return self._get_ssl_context()  # type: ignore[attr-defined]
 
-    def make_protocol(self) -> Any:
-        return _Protocol(self)
+    def protocol_factory(self) -> Callable[[], Any]:
+        return partial(_Protocol, self)
 
     def _follow(self) -> None:
         accepting = self.drain.accepting

@@ -42,8 +42,9 @@ class SyncWorker(HotWorker, StockSyncWorker):
         super().run()
         self.begin_to_leave()
         self.on_phase()
-        # A worker that is to be replaced keeps new clients waiting meanwhile.
-        until = time.monotonic() + (_LAST_LINGER if self.nr >= self.max_requests else linger.SECONDS)
+        # Clients wait for the one that replaces a worker, and everybody for one whose time is over.
+        is_late = self.nr >= self.max_requests or self._has_reported
+        until = time.monotonic() + (_LAST_LINGER if is_late else linger.SECONDS)
         while self._lingering and (left := until - time.monotonic()) > 0:
             self.notify()
             self._wait(left)
@@ -217,7 +218,7 @@ class SyncWorker(HotWorker, StockSyncWorker):
             if until > now:
                 return until - now
             self._end(fd)
-        return linger.SECONDS
+        return 0.0  # there is none: a drain may be at its end
 
     def _end(self, fd: int) -> None:
         client, _ = self._lingering.pop(fd)

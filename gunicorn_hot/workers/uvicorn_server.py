@@ -5,7 +5,9 @@ from __future__ import annotations
 import asyncio
 import sys
 import time
+from collections.abc import Callable
 from email.utils import formatdate
+from functools import partial
 from random import randint
 from typing import TYPE_CHECKING, Any
 
@@ -28,12 +30,13 @@ else:
 def _http(base: Any, worker: UvicornMixin) -> Any:
     """Return a subclass of the protocol class that uvicorn was told to use.
 
-    The one Python call more for each piece of data is as short as it can be: it would be seen in a benchmark."""
-    received, now = base.data_received, time.monotonic
+    The one Python call more for each piece of data is as short as it can be: it would be seen in a benchmark. So would
+    one for each connection that ends: nobody wants to know in steady state, and later the class is told to `watch`."""
+    received, lost, now = base.data_received, base.connection_lost, time.monotonic
     if _speaks_http2(base):
-        return type("Http2", (_Connection, base), {"worker": worker})
+        return type("Http2", (_Connection, base), {"worker": worker, "watch": lambda _: None})
 
-    class Http(_Connection, mixin(base), base):  # type: ignore[misc]
+    class Http(mixin(base), base):  # type: ignore[misc]
         #: When the request came that is, or was last, answered; None: nothing has come yet.
         since: float | None = None
 
@@ -43,8 +46,18 @@ def _http(base: Any, worker: UvicornMixin) -> Any:
                 self.since = now()
             received(self, data)
 
-    Http.worker = worker
+    def connection_lost(self: Any, exc: Exception | None) -> None:
+        lost(self, exc)
+        worker.on_connection_lost(self, exc)
+
+    def watch(is_wanted: bool) -> None:
+        if is_wanted:
+            Http.connection_lost = connection_lost
+        elif "connection_lost" in vars(Http):
+            del Http.connection_lost
+
     Http.counting = counting(Http)
+    Http.watch = watch
     return Http
 
 
@@ -151,9 +164,9 @@ class UvicornMixin(AioWorker):
     def make_tls(self) -> Any:
         return self.config.ssl
 
-    def make_protocol(self) -> Any:
-        return self._protocol(
-            config=self.config, server_state=self.server_state, app_state=self._state, _loop=self.loop
+    def protocol_factory(self) -> Callable[[], Any]:
+        return partial(
+            self._protocol, config=self.config, server_state=self.server_state, app_state=self._state, _loop=self.loop
         )
 
     # --- once a second
@@ -175,6 +188,7 @@ class UvicornMixin(AioWorker):
 
     def _follow(self) -> None:
         self._headers.__class__ = Headers if self.drain.accepting else LastHeaders
+        self._protocol.watch(not self.drain.accepting or self._is_quitting)
         if self.drain.accepting:
             for connection in self.connections:
                 if getattr(connection, "ahead", None) is not None:

@@ -1,7 +1,8 @@
 """`gunicorn-hot demo`: an upgrade, and a broken one, as their clients see them.
 
-A gunicorn with an example application serves a dozen clients on a free port of the loopback, in a temporary folder. It
-is upgraded, and then offered a release that cannot be imported. All that the clients saw is drawn. Takes some 12 s.
+A gunicorn with an example application serves some clients on a free port of the loopback, in a temporary folder. It
+is upgraded, and then offered a release that cannot be imported. All that the clients saw is drawn. That takes a quarter
+of a minute.
 """
 
 from __future__ import annotations
@@ -16,6 +17,7 @@ import sys
 import threading
 import time
 import urllib.request
+from dataclasses import replace
 from pathlib import Path
 from types import FrameType
 
@@ -30,12 +32,14 @@ from gunicorn_hot.cli.output import Output
 from gunicorn_hot.cli.progress import GOOD, Step
 from gunicorn_hot.cli.watching import Watch
 
-CLIENTS = {"new": 4, "kept": 6, "slow": 2}
+CLIENTS = {"new": 4, "kept": 6, "slow": 6}
 #: s of every day between the upgrades, so that the picture shows what they differ from.
 CALM = 1.5
 #: s for one upgrade.
 LONGEST = 120.0
 _WIDEST = 160
+#: Of a traceback.
+_LINES = 4
 #: How the steps are called in the picture, where there is little room.
 _SHORT = {"booting": "boot", "draining": "drain", "ending": "refused"}
 #: Of the picture's rows, by their first word.
@@ -138,6 +142,8 @@ class _Demo:
         with Watch(server.service.path) as watch:
             request = server.service.ask("upgrade")
             last = follow(server.service, watch, request, self._out, is_over=note, end=time.monotonic() + LONGEST)
+        # Of the traceback what is the application's.
+        last = replace(last, output="\n".join(last.output.splitlines()[-_LINES:]))
         self._out.end(last, last.outcome in GOOD)
         self._say("")
         return last

@@ -15,7 +15,9 @@ RELEASE = Path(__file__).with_name("RELEASE").read_text().strip()
 
 time.sleep(0.6)  # what a real one needs for its imports and its connections
 if RELEASE == "broken":
-    import a_module_that_was_forgotten  # type: ignore[import-not-found]  # noqa: F401
+    import a_module_that_was_forgotten
+
+    a_module_that_was_forgotten.begin()
 
 PIECES = 20
 PIECE = b"0123456789" * 10
@@ -32,7 +34,7 @@ def app(environ: dict[str, Any], start_response: Callable[..., object]) -> Itera
     headers = [("Content-Type", "text/plain"), ("X-Release", RELEASE)]
     if environ["PATH_INFO"] == "/report":
         start_response("200 OK", [*headers, ("Content-Length", str(PIECES * len(PIECE)))])
-        return report(2.0)
+        return report(3.0)
     time.sleep(0.005)  # a query or two
     body = f"release {RELEASE}\n".encode()
     start_response("200 OK", [*headers, ("Content-Length", str(len(body)))])

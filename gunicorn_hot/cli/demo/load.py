@@ -15,7 +15,9 @@ PATIENCE = 20.0
 OK = "ok"
 
 #: What each kind of client asks for, how long it thinks in between (s), and whether it keeps its connection.
-KINDS = {"new": ("/", 0.03, False), "kept": ("/", 0.03, True), "slow": ("/report", 0.1, False)}
+KINDS = {"new": ("/", 0.03, False), "kept": ("/", 0.03, True), "slow": ("/report", 0.05, False)}
+#: s from the first client of a kind to the next: what is slow must not end all at once.
+_STAGGER = {"new": 0.0, "kept": 0.0, "slow": 0.5}
 
 
 class Record(NamedTuple):
@@ -31,18 +33,20 @@ class Record(NamedTuple):
 class _Client(threading.Thread):
     """One client, until it is told to stop: it then finishes the request that it has begun."""
 
-    def __init__(self, kind: str, port: int, stop: threading.Event) -> None:
+    def __init__(self, kind: str, port: int, stop: threading.Event, begins: float) -> None:
         super().__init__(name=f"client-{kind}", daemon=True)
         self.kind = kind
         self.records: list[Record] = []
         self._path, self._thinking, self._keeps = KINDS[kind]
         self._port = port
+        self._begins = begins
         self._stop_wanted = stop
         self._connection: http.client.HTTPConnection | None = None
 
     def run(self) -> None:
-        while not self._stop_wanted.wait(self._thinking):
-            self.records.append(self._ask())
+        if not self._stop_wanted.wait(self._begins):
+            while not self._stop_wanted.wait(self._thinking):
+                self.records.append(self._ask())
         self._hang_up()
 
     def _ask(self) -> Record:
@@ -87,7 +91,10 @@ class Load:
 
     def __init__(self, port: int, clients: dict[str, int]) -> None:
         self._stop = threading.Event()
-        self._clients = [_Client(kind, port, self._stop) for kind, count in clients.items() for _ in range(count)]
+        self._clients = [
+            _Client(kind, port, self._stop, index * _STAGGER[kind])
+            for kind, count in clients.items() for index in range(count)
+        ]
 
     @property
     def records(self) -> list[Record]:
