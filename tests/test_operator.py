@@ -343,6 +343,7 @@ def test_a_request_that_meets_the_drain_is_the_successors(service: Service) -> N
         new = service.begin_drain()
         old = service.master
         wait(service, lambda s: s.written.pid == new, "the new master's word")
+        service.release("C hold=third")
         # As if it had been sent just before.
         for command in ("abort", "upgrade"):
             asked = {"id": f"late {command}", "command": command}
@@ -352,6 +353,10 @@ def test_a_request_that_meets_the_drain_is_the_successors(service: Service) -> N
                 found = wait(service, lambda s: s.refused, "the refusal")
                 assert found.refused is not None
                 assert (found.refused.id, found.written.pid) == ("late abort", new)
+        # Of three generations none is forgotten, whoever spoke last.
+        found = wait(service, lambda s: len(s.masters) == 3, "three generations")
+        assert sorted(roles(found)) == ["draining", "serving", "successor"]
+        service.write("third")
         assert wait_past(service, "late upgrade").outcome == "done"
         assert before.written.pid == old
         service.write("go")
