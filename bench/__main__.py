@@ -12,11 +12,26 @@ import platform
 import sys
 import time
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any
 
-from bench import boot, boot_load, ceiling, cutover, leave, memory, steady, upgrade
-from bench.options import SHORT, WORKERS, Options
+from bench import (
+    bad_release,
+    boot,
+    boot_load,
+    ceiling,
+    cutover,
+    leave,
+    memory,
+    picture,
+    rivals_upgrade,
+    steady,
+    upgrade,
+)
+from bench.options import FAULTS, SHORT, WORKERS, Options
+from bench.rivals import RIVALS
 from bench.tables import Result
+from gunicorn_hot.cli.demo.plot import CannotDraw
 
 BENCHES: dict[str, Callable[[Options, ceiling.Ceiling], Result]] = {
     "upgrade": upgrade.run,
@@ -26,6 +41,8 @@ BENCHES: dict[str, Callable[[Options, ceiling.Ceiling], Result]] = {
     "leave": leave.run,
     "steady": steady.run,
     "memory": memory.run,
+    "rivals": rivals_upgrade.run,
+    "bad-release": bad_release.run,
 }
 
 
@@ -49,7 +66,7 @@ def environment() -> dict[str, Any]:
 def parse(arguments: list[str] | None) -> argparse.Namespace:
     default = Options()
     parser = argparse.ArgumentParser("python -m bench", description=__doc__)
-    parser.add_argument("bench", choices=[*BENCHES, "all"])
+    parser.add_argument("bench", choices=[*BENCHES, "all", "picture"])
     parser.add_argument("--worker", choices=[*WORKERS, "all"], default="all", help="type of worker")
     parser.add_argument("--workers", type=int, metavar="N", help="2, but steady: 1, and boot-load: 4")
     parser.add_argument("--upgrades", type=int, metavar="N", help=f"per worker type ({default.upgrades})")
@@ -67,6 +84,15 @@ def parse(arguments: list[str] | None) -> argparse.Namespace:
                         help=f"of slow, upload and stream clients ({default.slow_ms})")
     parser.add_argument("--idle", type=int, metavar="N",
                         help="kept-alive connections that wait during each upgrade of cutover (0)")
+    parser.add_argument("--reuse-port", action="store_true", default=None, help="of steady: with reuse_port")
+    parser.add_argument("--rival", choices=[*RIVALS, "all"], action="append",
+                        help="of rivals and bad-release; may be repeated (all)")
+    parser.add_argument("--fault", choices=[*FAULTS, "all"], action="append",
+                        help="of bad-release; may be repeated (all)")
+    parser.add_argument("--after-s", type=float, metavar="S",
+                        help=f"until bad-release looks whether the service is up ({default.after_s:g})")
+    parser.add_argument("--out", metavar="FILE", default="upgrade.png",
+                        help="of picture: svg, png or pdf (upgrade.png)")
     parser.add_argument("--control", action="store_true", default=None,
                         help="of steady: stock on both sides, to see the noise")
     parser.add_argument("--short", action="store_true", help="tiny numbers, to see that it runs")
@@ -81,6 +107,10 @@ def options_of(arguments: argparse.Namespace) -> Options:
             if value < 0 or (isinstance(value, int) and value < 1):
                 raise SystemExit(f"--{field.name.replace('_', '-')}: {value} is too little")
             chosen[field.name] = value
+    if arguments.rival and "all" not in arguments.rival:
+        chosen["rivals"] = tuple(arguments.rival)
+    if arguments.fault and "all" not in arguments.fault:
+        chosen["faults"] = tuple(arguments.fault)
     if arguments.worker != "all":
         chosen["worker_types"] = (arguments.worker,)
     return Options(**chosen)
@@ -93,6 +123,13 @@ def main(argv: list[str] | None = None) -> int:
     about = environment()
     print(", ".join(f"{name} {value}" for name, value in about.items()))
     print(f"options: {options.as_dict()}")
+    if arguments.bench == "picture":
+        try:
+            print(f"{picture.run(options, Path(arguments.out))}\n{arguments.out}")
+        except CannotDraw as exc:
+            print(exc, file=sys.stderr)
+            return 2
+        return 0
     limits = ceiling.measure(options.seconds, options.processes)
     print(limits.text(), flush=True)
     results = []

@@ -5,6 +5,10 @@ from __future__ import annotations
 from dataclasses import asdict, dataclass
 from typing import Any
 
+from bench.rivals import RIVALS
+
+#: Those that `bench.apps.release` has.
+FAULTS = ("import", "hang", "500", "first", "later")
 WORKERS = ("sync", "gthread", "gevent", "asgi", "uvicorn")
 
 
@@ -23,6 +27,11 @@ class Options:
     probation: float = 1.0          # hot_probation (`upgrade`)
     slow_ms: int = 1500             # of slow, upload and stream clients
     idle: int = 0                   # kept-alive connections that wait meanwhile (`cutover`)
+    reuse_port: bool = False        # on both sides (`steady`)
+    rivals: tuple[str, ...] = tuple(RIVALS)
+    faults: tuple[str, ...] = FAULTS    # (`bad-release`)
+    after_s: float = 10.0           # from the order of an upgrade until the service should be up (`bad-release`)
+    repair_s: float = 30.0          # for a good release to answer after a bad one (`bad-release`)
     control: bool = False           # stock on both sides (`steady`): what the machine's noise looks like
 
     def as_dict(self) -> dict[str, Any]:
@@ -32,4 +41,5 @@ class Options:
 #: Tiny numbers: enough to see that a bench runs, too few to say anything about the server.
 SHORT: dict[str, Any] = {
     "upgrades": 1, "pairs": 1, "seconds": 0.3, "import_s": 0.2, "cpu_s": 0.2, "probation": 0.05, "slow_ms": 300,
+    "after_s": 1.5, "repair_s": 5.0,
 }

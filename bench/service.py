@@ -172,7 +172,7 @@ class Upgrade:
     mark: int
 
 
-def _adopt_orphans() -> None:
+def adopt_orphans() -> None:
     """Let the masters whose predecessor has left become children of this process, which then reaps them."""
     ctypes.CDLL(None).prctl(_PR_SET_CHILD_SUBREAPER, 1)
 
@@ -182,7 +182,7 @@ def _forbid_to_raise_priority() -> None:
     ctypes.CDLL(None).prctl(_PR_CAPBSET_DROP, _CAP_SYS_NICE)
 
 
-def _free_port() -> int:
+def free_port() -> int:
     with socket.create_server(("127.0.0.1", 0)) as listener:
         port: int = listener.getsockname()[1]
         return port
@@ -203,7 +203,7 @@ class Service:
         may_raise_priority: bool = True, **settings: Any
     ) -> None:
         self.hot = hot
-        self.port = _free_port()
+        self.port = free_port()
         self.address = f"127.0.0.1:{self.port}"
         self._settings = {
             "bind": self.address,
@@ -232,7 +232,7 @@ class Service:
 
     def start(self) -> float:
         """Fork and exec the server, and do not wait for it; returns when that began, `time.monotonic()` s."""
-        _adopt_orphans()
+        adopt_orphans()
         self._folder = tempfile.mkdtemp(prefix="bench-")
         config = Path(self._folder, "gunicorn.conf.py")
         config.write_text(self._config(), encoding="utf-8")
@@ -314,7 +314,7 @@ class Service:
         """User and system time of the newest master and its living workers; each process to 10 ms."""
         master = self.master.pid
         return sum(
-            stat.cpu_seconds for stat in _processes() if stat.pid == master or stat.parent == master)
+            stat.cpu_seconds for stat in stats() if stat.pid == master or stat.parent == master)
 
     # --- an upgrade
 
@@ -343,13 +343,15 @@ class Service:
 
 
 @dataclass(frozen=True)
-class _Stat:
+class Stat:
     pid: int
     parent: int
+    session: int
+    state: str              # a letter; Z: a zombie
     cpu_seconds: float
 
 
-def _processes() -> Iterator[_Stat]:
+def stats() -> Iterator[Stat]:
     for entry in os.listdir("/proc"):
         if not entry.isdigit():
             continue
@@ -358,12 +360,13 @@ def _processes() -> Iterator[_Stat]:
         except OSError:
             continue        # it has ended
         fields = stat.rpartition(")")[2].split()        # from the state on, which is the third field
-        yield _Stat(int(entry), int(fields[1]), (int(fields[11]) + int(fields[12])) / _TICKS)
+        yield Stat(
+            int(entry), int(fields[1]), int(fields[3]), fields[0], (int(fields[11]) + int(fields[12])) / _TICKS)
 
 
 def children(pid: int) -> set[int]:
     """The pids of the children of a process, zombies included."""
-    return {stat.pid for stat in _processes() if stat.parent == pid}
+    return {stat.pid for stat in stats() if stat.parent == pid}
 
 
 # --- a client for one request -------------------------------------------------------------------------------

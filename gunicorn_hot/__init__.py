@@ -4,8 +4,8 @@
 
 and one signal, SIGUSR2, to the master. See the README for what is promised.
 
-The application may ask `draining`, be told by `on_drain` or `wait_draining`, and delay its worker by `hold_ready`. That
-is harmless under a stock gunicorn, and in a process that serves nobody.
+The application may ask `draining` and `generation`, be told by `on_drain` or `wait_draining`, and delay its worker by
+`hold_ready`. That is harmless under a stock gunicorn, and in a process that serves nobody.
 """
 
 from __future__ import annotations
@@ -17,11 +17,11 @@ import gunicorn
 from gunicorn.errors import ConfigError
 
 from gunicorn_hot import inheritance, settings
-from gunicorn_hot.app import draining, on_drain, wait_draining
+from gunicorn_hot.app import draining, generation, on_drain, wait_draining
 from gunicorn_hot.holds import Hold, NotReady, hold_ready
 
 __version__ = "0.1.0"
-__all__ = ["Hold", "NotReady", "draining", "hold_ready", "on_drain", "on_starting", "wait_draining"]
+__all__ = ["Hold", "NotReady", "draining", "generation", "hold_ready", "on_drain", "on_starting", "wait_draining"]
 
 _OLDEST_GUNICORN = (25, 3)
 

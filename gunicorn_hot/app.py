@@ -1,4 +1,4 @@
-"""What the application may ask: whether its worker is leaving; and what it is told when that begins.
+"""What the application may ask: whether its worker is leaving, and its generation; what it is told when a drain begins.
 
 Imported by applications, so it works in any process and imports nothing of gunicorn: under a stock gunicorn, in a
 script or in a test nobody ever drains."""
@@ -27,6 +27,9 @@ class _Worker(Protocol):
 
 #: The hot worker that this process is.
 _worker: _Worker | None = None
+_generation = 0
+#: Where a request has it: in its environ, or scope.
+GENERATION_KEY = "gunicorn_hot.generation"
 #: Whether the present drain has been announced to the application.
 _announced = False
 _callbacks: list[Callable[[], object]] = []
@@ -38,6 +41,14 @@ _loop: asyncio.AbstractEventLoop | None = None
 _unfinished: list[Any] = []
 #: Coroutines of callbacks: a loop does not keep its tasks from being collected.
 _tasks: set[asyncio.Task[object]] = set()
+
+
+def generation() -> int:
+    """Return the number of the generation that this process belongs to; the first one of a service is 1.
+
+    May be called anywhere in a worker, or in a master's hooks. 0 outside of a hot gunicorn; and while a master preloads
+    the application, since it turns into a hot one only after that."""
+    return _generation
 
 
 def draining() -> bool:
@@ -77,7 +88,13 @@ async def wait_draining() -> None:
         _waiters.discard(waiter)
 
 
-# --- for the workers
+# --- for the masters and the workers
+
+
+def number(generation: int) -> None:
+    """This process is a hot master of that generation, and so are its children."""
+    global _generation
+    _generation = generation
 
 
 def enter(worker: _Worker) -> None:

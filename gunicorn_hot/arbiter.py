@@ -19,7 +19,7 @@ from gunicorn import util
 from gunicorn.errors import HaltServer
 
 from gunicorn_hot import (
-    commands,
+    app,
     dirty,
     early_output,
     handover,
@@ -106,6 +106,7 @@ class HotArbiter(_Base):
         self.manager = Manager(os.environ.pop(Manager.VARIABLE, None))
         self.held = inheritance.held()
         self.generation = inheritance.generation()
+        app.number(self.generation)
         self.keeper: Keeper | None = None
         self._keeps_pid = False
         #: `pidfile`, while gunicorn must not see it.
@@ -936,7 +937,6 @@ class HotArbiter(_Base):
 
         try:
             server = ControlServer(self, self._get_control_socket_path(), self.cfg.control_socket_mode)
-            commands.extend(server, self.reporter)
             server.start()
         except Exception as exc:
             self.log.warning("Failed to start control socket: %s", exc)

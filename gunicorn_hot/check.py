@@ -14,6 +14,7 @@ from collections.abc import Awaitable, Callable, Iterable, MutableMapping
 from typing import Any, NamedTuple, NoReturn
 from urllib.parse import unquote_to_bytes, urlsplit
 
+from gunicorn_hot.app import GENERATION_KEY, generation
 from gunicorn_hot.holds import NotReady
 
 #: How much of an answer is quoted.
@@ -163,7 +164,8 @@ def run(worker: Any) -> None:
         if isinstance(check, str):
             from gunicorn.http.wsgi import base_environ
 
-            base = {**base_environ(worker.cfg), "wsgi.multithread": worker.cfg.threads > 1}
+            base = {**base_environ(worker.cfg), GENERATION_KEY: generation()}
+            base["wsgi.multithread"] = worker.cfg.threads > 1
             request = environ(Target.parse(check), Server.of(worker.cfg), base)
             judge(check, ask_wsgi(worker.wsgi, request))
         else:

@@ -6,6 +6,7 @@ master to master: a new one reads it from the file that the old one has written.
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import replace
 
 from gunicorn_hot.status import BUCKETS, HISTORY, Durations, Past, Status, Totals, Upgrade
@@ -14,8 +15,15 @@ from gunicorn_hot.status import BUCKETS, HISTORY, Durations, Past, Status, Total
 OUTPUT = 4096
 
 
+def _nobody(past: Past) -> None:
+    pass
+
+
 class Chronicle:
-    def __init__(self) -> None:
+    """`tell` is called with each upgrade when it is over, by the one master in which it ends."""
+
+    def __init__(self, tell: Callable[[Past], None] = _nobody) -> None:
+        self._tell = tell
         #: The one that this master does, as the old one.
         self.upgrade: Upgrade | None = None
         #: The one that has made this master the service, while its predecessor drains.
@@ -116,6 +124,7 @@ class Chronicle:
         upgrades = {**totals.upgrades, outcome: totals.upgrades.get(outcome, 0) + 1}
         duration = _counted(totals.duration, past.duration) if outcome == "done" else totals.duration
         self.totals = Totals(upgrades, duration, totals.cut + cut)
+        self._tell(past)
 
 
 def _counted(durations: Durations, seconds: float) -> Durations:

@@ -18,7 +18,7 @@ from typing import TYPE_CHECKING, Any
 from gunicorn.ctl.protocol import ControlProtocol
 from gunicorn.ctl.server import ControlSocketServer
 
-from gunicorn_hot import private
+from gunicorn_hot import commands, private
 
 #: s; in which a client that has connected may still say what it wants, when the server ends, for a fork for example.
 _LAST_COMMAND_SECONDS = 0.5
@@ -53,6 +53,7 @@ class ControlServer(ControlSocketServer):
         #: Connections that have not got an answer yet.
         self._unanswered: set[Any] = set()
         self._log: Any = arbiter.log
+        self._reporter = arbiter.reporter
         self._log.info("Control socket listening at %s", path)
 
     @property
@@ -69,6 +70,9 @@ class ControlServer(ControlSocketServer):
         if self.has_file:
             os.unlink(self._path)
         private.forget(self._listening)
+
+    def _execute_command(self, parts: list[str]) -> Any:
+        return commands.execute(parts, self._reporter, super()._execute_command)  # type: ignore[misc]
 
     def _stop_for_fork(self) -> None:
         if self._running:

@@ -19,7 +19,7 @@ from typing import TYPE_CHECKING, Any
 
 import gunicorn
 
-from gunicorn_hot import inheritance, processes, statusfile
+from gunicorn_hot import inheritance, processes, statsd, statusfile
 from gunicorn_hot.channel import Channel
 from gunicorn_hot.chronicle import Chronicle
 from gunicorn_hot.handover import PredecessorState as P
@@ -63,7 +63,7 @@ class Reporter:
 
     def __init__(self, server: HotArbiter) -> None:
         self._server = server
-        self.chronicle = Chronicle()
+        self.chronicle = Chronicle(lambda past: statsd.say_upgrade(server.log, past))
         self.refused: Refused | None = None
         #: What the successor has last said of itself.
         self._younger: list[Master] = []
@@ -100,6 +100,8 @@ class Reporter:
         #: The file of the first generation: whoever watches it sees all that follows.
         self._inherited = inheritance.variables.get(inheritance.STATUS_VARIABLE, "")
         self.path = statusfile.own_path = self._choose()
+        if server.predecessor is None:
+            statsd.say_generation(server.log, server.generation)
 
     def _choose(self) -> str:
         setting: str | None = self._server.cfg.hot_status_file
@@ -158,6 +160,7 @@ class Reporter:
 
     def takes_over(self, is_orphan: bool) -> None:
         """In the new master: it is the service now; `is_orphan`: nobody has handed it over."""
+        statsd.say_generation(self._server.log, self._server.generation)
         self._is_orphan = is_orphan
         written = self._read() if self._inherited else None
         if written is not None:
@@ -174,6 +177,7 @@ class Reporter:
         if self._is_silent:
             self._is_silent = False
             self.chronicle.take_back(self._read())
+            statsd.say_generation(self._server.log, self._server.generation)
 
     def predecessor_left(self) -> None:
         """In the new master, which serves: the drain of the old one is over."""

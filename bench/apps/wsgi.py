@@ -7,7 +7,8 @@
     /hold?port=N    connects to 127.0.0.1:N, writes its pid, and answers when that connection is closed: the
                     bench holds the request for as long as it wants, and knows that it is in flight
 
-Each answer says in X-Gen the pid of the master (the name of the generation) and in X-Pid that of the worker.
+Each answer says in X-Gen the pid of the master, or BENCH_GENERATION if that is set (the name of the generation), and in
+X-Pid the pid of the worker.
 The import takes BENCH_IMPORT_S seconds, by sleeping, so that it takes the same with any load; and then
 BENCH_IMPORT_CPU_S seconds of a processor.
 """
@@ -23,7 +24,8 @@ from urllib.parse import parse_qs
 
 PIECES = 10
 
-GENERATION = str(os.getppid())      # read once: the master may be gone when the last request is answered
+# Read once: the master may be gone when the last request is answered.
+GENERATION = os.environ.get("BENCH_GENERATION") or str(os.getppid())
 time.sleep(float(os.environ.get("BENCH_IMPORT_S", "0")))
 _enough = time.process_time() + float(os.environ.get("BENCH_IMPORT_CPU_S", "0"))
 while time.process_time() < _enough:

@@ -24,6 +24,8 @@ from urllib.parse import parse_qs
 
 from subject import FOLDER, LONGEST_HOLD, PIECES, RELEASE, hold, say_held
 
+import gunicorn_hot
+
 _WORDS = dict(word.partition("=")[::2] for word in (FOLDER / "release").read_text().split()[1:])
 _HEADERS = [(b"x-gen", RELEASE.encode()), (b"x-pid", str(os.getpid()).encode())]
 
@@ -90,7 +92,7 @@ async def upload(scope: Any, receive: Any) -> bytes:
         read += len(message.get("body", b""))
         if not message.get("more_body"):
             break
-    announced = int(dict(scope["headers"])[b"content-length"])
+    announced = int(dict(scope["headers"]).get(b"content-length", read))
     if read != announced:
         raise RuntimeError(f"a body of {read} bytes, {announced} were announced")
     return f"{read}\n".encode()
@@ -122,6 +124,8 @@ async def app(scope: Any, receive: Any, send: Any) -> None:
         await asyncio.to_thread(hold, query["file"])
     elif path == "/upload":
         body = await upload(scope, receive)
+    elif path == "/generation":
+        body = f"{scope.get('gunicorn_hot.generation')} {gunicorn_hot.generation()}".encode()
     elif path == "/environ":
         body = json.dumps(dict(os.environ)).encode()
     headers = [*_HEADERS, (b"content-length", str(len(body)).encode())]

@@ -26,6 +26,8 @@ from pathlib import Path
 from typing import Any
 from urllib.parse import parse_qs
 
+import gunicorn_hot
+
 FOLDER = Path(__file__).resolve().parent
 LONGEST_HOLD = 60.0
 PIECES = 10
@@ -125,6 +127,8 @@ def app(environ: dict[str, Any], start_response: Callable[..., object]) -> Itera
         hold(query["file"])
     elif path == "/upload":
         body = upload(environ)
+    elif path == "/generation":
+        body = f"{environ.get('gunicorn_hot.generation')} {gunicorn_hot.generation()}".encode()
     elif path == "/environ":
         body = json.dumps(dict(os.environ)).encode()
     start_response("200 OK", [*headers, ("Content-Length", str(len(body)))])
