@@ -63,8 +63,8 @@ def words(action: handover.Action) -> str:
     if isinstance(action, handover.Tell):
         return f"tell: {action.type} {action.id}".rstrip()
     # What is as usual is not said.
-    told = [(name, value) for name, value in vars(action).items() if value != getattr(type(action), name, None)]
-    return f"{type(action).__name__}({', '.join(f'{name}={value!r}' for name, value in told)})"
+    told = [f"{name}={value!r}" for name, value in vars(action).items() if value != getattr(type(action), name, ...)]
+    return f"{type(action).__name__}({', '.join(told)})"
 
 
 def render(machine: handover.Machine, steps: list[str]) -> list[str]:
