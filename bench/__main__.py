@@ -28,7 +28,7 @@ from bench import (
     steady,
     upgrade,
 )
-from bench.options import SHORT, WORKERS, Options
+from bench.options import FAULTS, SHORT, WORKERS, Options
 from bench.rivals import RIVALS
 from bench.tables import Result
 from gunicorn_hot.cli.demo.plot import CannotDraw
@@ -84,8 +84,11 @@ def parse(arguments: list[str] | None) -> argparse.Namespace:
                         help=f"of slow, upload and stream clients ({default.slow_ms})")
     parser.add_argument("--idle", type=int, metavar="N",
                         help="kept-alive connections that wait during each upgrade of cutover (0)")
+    parser.add_argument("--reuse-port", action="store_true", default=None, help="of steady: with reuse_port")
     parser.add_argument("--rival", choices=[*RIVALS, "all"], action="append",
                         help="of rivals and bad-release; may be repeated (all)")
+    parser.add_argument("--fault", choices=[*FAULTS, "all"], action="append",
+                        help="of bad-release; may be repeated (all)")
     parser.add_argument("--after-s", type=float, metavar="S",
                         help=f"until bad-release looks whether the service is up ({default.after_s:g})")
     parser.add_argument("--out", metavar="FILE", default="upgrade.png",
@@ -106,6 +109,8 @@ def options_of(arguments: argparse.Namespace) -> Options:
             chosen[field.name] = value
     if arguments.rival and "all" not in arguments.rival:
         chosen["rivals"] = tuple(arguments.rival)
+    if arguments.fault and "all" not in arguments.fault:
+        chosen["faults"] = tuple(arguments.fault)
     if arguments.worker != "all":
         chosen["worker_types"] = (arguments.worker,)
     return Options(**chosen)

@@ -9,7 +9,7 @@ import time
 from typing import Any
 
 from bench.ceiling import Ceiling
-from bench.load import Load
+from bench.load import Load, Report
 from bench.options import Options
 from bench.rivals import RIVALS, Rival
 from bench.service import BenchError
@@ -18,7 +18,6 @@ from bench.tables import Result
 _CLIENTS = {"new": 4, "keep": 2}
 _REQUEST = 5.0          # s; the patience of a client
 _TRIES = 3
-#: The faults that `bench.apps.release` has, in words.
 _WHAT = {
     "import": "cannot be imported",
     "hang": "hangs at import",
@@ -31,17 +30,17 @@ _WHAT = {
 def run(options: Options, ceiling: Ceiling) -> Result:
     result = Result(
         "bad-release",
-        f"failed requests in the first {options.after_s:g} s; whether it was up then; whether a good one then worked",
-        ("server", "version", *_WHAT.values()),
+        f"failed requests of the first {options.after_s:g} s; whether it was up then; whether a good one then worked",
+        ("server", "version", *(_WHAT[fault] for fault in options.faults)),
     )
     for name in options.rivals:
         rival = RIVALS[name]
         version = rival.version()
         if version is None:
-            result.add(rival.title, "skipped: not installed", *["-"] * len(_WHAT))
+            result.add(rival.title, "skipped: not installed", *["-"] * len(options.faults))
             continue
         cells = []
-        for fault in _WHAT:
+        for fault in options.faults:
             record = _try(rival, fault, options)
             result.records.append({"server": name, "version": version, "fault": fault, **record})
             up = "up" if record["up"] else "DOWN"
@@ -71,11 +70,11 @@ def _try(rival_class: type[Rival], fault: str, options: Options) -> dict[str, An
             report = load.stop()
         repaired = _repair(rival, options)
         log = rival.log()
-    window = [record for record in report.records if ordered <= record.done <= checked]
+    window = [record for record in report.records if ordered <= record.began <= checked]
     return {
         "requests": len(window),
         "failed": sum(not record.ok for record in window),
-        "failures": dict(report.failures),
+        "failures": dict(Report(window).failures),
         "up": up,
         "repaired": repaired,
         "log": log,

@@ -7,6 +7,8 @@ from typing import Any
 
 from bench.rivals import RIVALS
 
+#: Those that `bench.apps.release` has.
+FAULTS = ("import", "hang", "500", "first", "later")
 WORKERS = ("sync", "gthread", "gevent", "asgi", "uvicorn")
 
 
@@ -25,7 +27,9 @@ class Options:
     probation: float = 1.0          # hot_probation (`upgrade`)
     slow_ms: int = 1500             # of slow, upload and stream clients
     idle: int = 0                   # kept-alive connections that wait meanwhile (`cutover`)
+    reuse_port: bool = False        # on both sides (`steady`)
     rivals: tuple[str, ...] = tuple(RIVALS)
+    faults: tuple[str, ...] = FAULTS    # (`bad-release`)
     after_s: float = 10.0           # from the order of an upgrade until the service should be up (`bad-release`)
     repair_s: float = 30.0          # for a good release to answer after a bad one (`bad-release`)
     control: bool = False           # stock on both sides (`steady`): what the machine's noise looks like

@@ -95,6 +95,40 @@ def test_memory_of_both_sides(tmp_path: Path) -> None:
         assert record[side]["proportional_kib"] > record[side]["private_kib"] > 1000
 
 
+def test_rivals_are_measured_or_skipped_visibly(tmp_path: Path) -> None:
+    result = run(tmp_path, "rivals", "--rival", "hot", "--rival", "uwsgi-chain")
+
+    by_server = {row[0]: row for row in result["rows"]}
+    assert len(by_server) == 2
+    measured = {record["server"]: record for record in result["records"]}
+    assert measured["hot"]["report"]["failed"] == 0
+    assert [window["upgrade"] for window in measured["hot"]["windows"]] == [True, False]
+    assert min(len(window["waits"]) for window in measured["hot"]["windows"]) > 0
+    if "uwsgi-chain" not in measured:
+        assert by_server["uWSGI: chain reload, lazy-apps"][1] == "skipped: not installed"
+
+
+def test_a_bad_release_is_followed_by_a_good_one(tmp_path: Path) -> None:
+    (record,) = run(tmp_path, "bad-release", "--rival", "hot", "--fault", "import")["records"]
+
+    assert (record["fault"], record["up"], record["repaired"]) == ("import", True, "repaired")
+    assert "this release cannot be imported" in record["log"]
+    assert record["requests"] > 0
+
+
+def test_the_picture_of_the_readme(tmp_path: Path) -> None:
+    pytest.importorskip("matplotlib", reason="for pictures: gunicorn_hot[plot]")
+    file = tmp_path / "upgrade.png"
+    done = subprocess.run(
+        [sys.executable, "-m", "bench", "picture", "--short", "--out", str(file)],
+        cwd=ROOT, capture_output=True, text=True, timeout=TIMEOUT, check=False,
+    )
+
+    assert done.returncode == 0, done.stdout + done.stderr
+    assert done.stdout.count("the longest wait of a new connection") == 2
+    assert file.read_bytes().startswith(b"\x89PNG")
+
+
 @pytest.mark.slow
 @pytest.mark.parametrize("name", NAMES)
 def test_every_worker_type_has_a_row(tmp_path: Path, name: str) -> None:

@@ -8,6 +8,7 @@ import sys
 import time
 from typing import Any, ClassVar
 
+import gunicorn_hot
 from bench.rivals.base import Phase, Rival, installed
 
 #: s; what a recipe waits that everybody copies.
@@ -57,6 +58,11 @@ class Hot(Gunicorn):
     name = "hot"
     title = "gunicorn_hot: SIGUSR2"
     lines = ("from gunicorn_hot import on_starting",)
+
+    @classmethod
+    def version(cls) -> str | None:
+        gunicorn = super().version()
+        return None if gunicorn is None else f"{gunicorn_hot.__version__} on {gunicorn}"
 
     def settings(self) -> dict[str, Any]:
         return {**super().settings(), "hot_pid": "follow", "hot_probation": self.probation}
@@ -115,8 +121,8 @@ class Usr2Sleep(Gunicorn):
 
 class Usr2ParentKill(Gunicorn):
     name = "gunicorn-usr2-kill"
-    title = "gunicorn: SIGUSR2, and the new master ends its parent when it is \"ready\""
-    # The hook comes before the workers have loaded anything. Its master_pid is 0 in the first one.
+    title = "gunicorn: SIGUSR2, when_ready ends the parent"
+    # As many copy it. The hook comes before the workers have loaded anything. Its master_pid is 0 in the first one.
     lines = (
         "import os, signal",
         "def when_ready(server):",
