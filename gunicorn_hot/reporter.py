@@ -95,6 +95,8 @@ class Reporter:
             _own_version(),
             revision(server.cfg.chdir),
         )
+        #: The file of the first generation: whoever watches it sees all that follows.
+        self._inherited = inheritance.variables.get(inheritance.STATUS_VARIABLE, "")
         self.path = statusfile.own_path = self._choose()
         if server.predecessor is None:
             statsd.say_generation(server.log, server.generation)
@@ -103,9 +105,8 @@ class Reporter:
         setting: str | None = self._server.cfg.hot_status_file
         if setting == "":
             return ""
-        # The file of the first generation: whoever watches it sees all that follows.
-        if told := inheritance.variables.get(inheritance.STATUS_VARIABLE):
-            return told
+        if self._inherited:
+            return self._inherited
         try:
             return os.path.abspath(setting) if setting else statusfile.default(self._service_pid())
         except OSError as exc:
@@ -159,7 +160,7 @@ class Reporter:
         """In the new master: it is the service now; `is_orphan`: nobody has handed it over."""
         statsd.say_generation(self._server.log, self._server.generation)
         self._is_orphan = is_orphan
-        written = self._read()
+        written = self._read() if self._inherited else None
         if written is not None:
             self._peers = [
                 dataclasses.replace(master, role="draining")
@@ -259,17 +260,13 @@ class Reporter:
             return min(timeout, _SHORT_CUTOVER)
         return timeout
 
-    def ends(self) -> None:
-        """This process is about to exit: remove the file, if the service ends with it."""
+    def ends(self, on_purpose: bool) -> None:
+        """This process is about to exit: remove the file, if the service ends with it.
+
+        A predecessor that still drains takes back from one that has failed, but not from one that was told to stop."""
         server = self._server
-        if not self.path or server._is_incoming:
-            return
-        if server._handed_over:
-            # The successor has ended already, on purpose, and could not do it while this one might have taken back.
-            over = server.outgoing.alone and not server._heir and (written := self._read()) and written.is_stale()
-        else:
-            over = server._predecessor_left and server.successor is None
-        if over:
+        is_service = not server._is_incoming and not server._handed_over and server.successor is None
+        if self.path and is_service and (on_purpose or server._predecessor_left):
             try:
                 os.unlink(self.path)
             except OSError:

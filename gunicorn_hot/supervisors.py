@@ -9,9 +9,10 @@ from __future__ import annotations
 import os
 import signal
 import sys
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
+
+from gunicorn_hot.value import Value
 
 #: Parents that watch, by the name of their program (at most 15 letters, as the kernel has it).
 _WATCHERS = {
@@ -24,6 +25,9 @@ _WATCHERS = {
     "dumb-init": "a container's init",
     "docker-init": "a container's init",
     "catatonit": "a container's init",
+    # Parents where containers share the host's process namespace.
+    "conmon": "a container's runtime",
+    "containerd-shim": "a container's runtime",
     "foreman": "foreman",
     "honcho": "honcho",
     "goreman": "goreman",
@@ -34,8 +38,7 @@ _WATCHERS = {
 _ADOPTERS = ("systemd", "init")
 
 
-@dataclass(frozen=True)
-class Facts:
+class Facts(Value):
     """What this process can know of those who have started it."""
 
     pid: int
@@ -91,7 +94,10 @@ def decide(setting: str, facts: Facts) -> tuple[bool, str]:
         return False, "it is a daemon"
     if facts.nohup:
         return False, "it was started by nohup"
-    if facts.ppid == 0 or (facts.parent in _ADOPTERS and facts.unit != "init.scope"):
+    if facts.ppid == 0:
+        # The main process of a container in a pod that shares one process namespace; or one of "docker exec".
+        return True, "whoever has started it is outside of its pid namespace, and may wait for it"
+    if facts.parent in _ADOPTERS and facts.unit != "init.scope":
         return False, "it is detached, nobody waits for it"
     if facts.foreground:
         return True, "it is in the foreground of a terminal"

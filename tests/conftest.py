@@ -43,6 +43,24 @@ def environment() -> dict[str, str]:
     return server.environment()
 
 
+@pytest.fixture(scope="session")
+def commands(environment: dict[str, str], tmp_path_factory: pytest.TempPathFactory) -> dict[str, str]:
+    """The environment of one who works in a terminal: python, gunicorn and gunicorn-hot are in PATH, and a status file
+    is nobody else's."""
+    folder = tmp_path_factory.mktemp("commands")
+    ours = {"python": "", "python3": "", "gunicorn": "-m gunicorn", "gunicorn-hot": "-m gunicorn_hot"}
+    for name, arguments in ours.items():
+        script = folder / name
+        # What is installed is run as it is; a checkout has no scripts.
+        installed = Path(sys.executable).parent / name
+        words = str(installed) if installed.exists() else f"{sys.executable} {arguments}"
+        script.write_text(f'#!/bin/sh\nexec {words} "$@"\n')
+        script.chmod(0o755)
+    runtime = tmp_path_factory.mktemp("run")
+    runtime.chmod(0o700)
+    return {**environment, "PATH": f"{folder}:{environment['PATH']}", "XDG_RUNTIME_DIR": str(runtime)}
+
+
 @pytest.fixture
 def service(
     tmp_path: Path, environment: dict[str, str], request: pytest.FixtureRequest

@@ -381,6 +381,22 @@ def test_it_tells_of_the_holder_and_of_its_master(service: Service) -> None:
     assert not os.path.exists(file)
 
 
+@pytest.mark.parametrize("hot_pid", ["follow", "stable"])
+def test_a_stop_while_the_old_generation_drains_removes_the_file(service: Service, hot_pid: str) -> None:
+    service.configure(workers=1, hot_pid=hot_pid)
+    service.start()
+    with service.held() as held:
+        new = service.begin_drain()
+        wait(service, lambda s: s.written.pid == new, "the new master's word")
+        file = path(service)
+        service.signal(signal.SIGTERM, new if hot_pid == "follow" else service.master)
+        service.wait_log(rf"\[{new}\] .* Handling signal: term")
+        service.write("go")
+        assert held.answer().gen == "A"
+    until(service.is_empty, "the end of the service")
+    assert not os.path.exists(file)
+
+
 # --- deaths
 
 

@@ -58,6 +58,12 @@ STABLE: dict[str, tuple[Facts, str]] = {
     "PID 1 of a container, by a script": (
         facts(ppid=1, parent="entrypoint.sh"), "PID 1 may wait for it: entrypoint.sh (pid 1)"
     ),
+    "a container's process, where all of a pod share one namespace": (
+        facts(ppid=0, parent=""), "whoever has started it is outside of its pid namespace, and may wait for it"
+    ),
+    "a container's process in the host's namespace": (
+        facts(parent="containerd-shim"), "a container's runtime watches it: containerd-shim (pid 4000)"
+    ),
     "PID 1 of a container that cannot be seen": (facts(ppid=1, parent=""), "PID 1 may wait for it: a process (pid 1)"),
 }
 FOLLOW: dict[str, tuple[Facts, str]] = {
@@ -75,7 +81,6 @@ FOLLOW: dict[str, tuple[Facts, str]] = {
     "an orphan of a user's session": (
         facts(ppid=900, parent="systemd", unit="session-2.scope"), "it is detached, nobody waits for it"
     ),
-    "started from outside of the container": (facts(ppid=0, parent=""), "it is detached, nobody waits for it"),
     "a successor of one that has not kept its pid": (
         facts(INVOKED, unit="gunicorn.service", predecessor=4000),
         "its predecessor with pid 4000 has not kept one",

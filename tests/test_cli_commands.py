@@ -1,0 +1,424 @@
+"""upgrade, check, abort, rollback, commit, status and watch against a real service, as a deploy script runs them."""
+
+from __future__ import annotations
+
+import os
+import pty
+import re
+import select
+import signal
+import subprocess
+import time
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import commandline
+import pytest
+from commandline import Ran, about, finish, hot, start
+from server import Service, is_running, until, wait_gone
+
+PIDS = ["follow", "stable"]
+
+
+@pytest.fixture(autouse=True)
+def _plain(service: Service) -> None:
+    service.env = commandline.environment(service.env)
+
+
+def begin(service: Service, **settings: Any) -> None:
+    service.configure(**settings)
+    service.start()
+
+
+def upgrading(service: Service, *arguments: str | Path | int) -> subprocess.Popen[str]:
+    """Run a command beside the test."""
+    return start(service.env, *about(service, *arguments), cwd=service.folder)
+
+
+def current(service: Service) -> dict[str, Any]:
+    own = ["--status-file", "status.json"] if (service.folder / "status.json").exists() else []
+    ran = hot(service, "status", "--json", *own)
+    assert ran.code == 0, ran
+    [event] = ran.events
+    return event
+
+
+def serving(service: Service) -> int:
+    """Return the pid of the serving master, by the status."""
+    [master] = [master for master in current(service)["masters"] if master["role"] == "serving"]
+    pid: int = master["pid"]
+    return pid
+
+
+# --- upgrade
+
+
+@pytest.mark.parametrize("hot_pid", PIDS)
+def test_an_upgrade_is_done_when_the_old_generation_has_left(service: Service, hot_pid: str) -> None:
+    begin(service, hot_pid=hot_pid)
+    assert current(service)["service"]["pid_mode"] == hot_pid
+    service.release("B")
+    ran = hot(service, "upgrade")
+    assert ran.code == 0, ran
+    assert (service.ask().gen, ran.err) == ("B", "")
+    if hot_pid == "follow":
+        # The command has not ended before it was true.
+        assert not is_running(service.master)
+    lines = ran.out.splitlines()
+    assert lines[0] == "Upgrade: asked for"
+    assert [line.split()[0].rstrip(":,;") for line in lines if line.startswith("booting")]
+    assert re.fullmatch(r"done in [\d.]+ s: generation 2 serves \(boot .*\), 0 requests cut", lines[-1])
+    # Once more: by the pid that an operator has.
+    service.release("C")
+    ran = hot(service, "upgrade", "--pid", service.pid_in() or 0)
+    assert ran.code == 0, ran
+    assert service.ask().gen == "C"
+    assert [past["outcome"] for past in current(service)["history"]] == ["done", "done"]
+
+
+def test_an_upgrade_for_a_program(service: Service) -> None:
+    begin(service)
+    service.release("B")
+    ran = hot(service, "upgrade", "--json", "--pid-file", "pid")
+    assert ran.code == 0, ran
+    asked, *steps, end = ran.events
+    assert (asked["event"], asked["command"]) == ("asked", "upgrade")
+    assert (end["event"], end["outcome"], end["id"]) == ("end", "done", asked["id"])
+    assert {step["event"] for step in steps} == {"progress"}
+    states = list(dict.fromkeys(step["state"] for step in steps))
+    assert states[0] == "booting"
+    order = ["booting", "cutting-over", "probation", "committing", "draining"]
+    assert states == [state for state in order if state in states]
+
+
+def test_what_drains_is_told(service: Service) -> None:
+    begin(service, hot_drain_timeout=30)
+    service.release("B")
+    with service.held() as held:
+        upgrade = upgrading(service, "upgrade")
+        service.wait_log("draining 1 request")
+        until(lambda: current(service)["upgrade"]["draining_requests"] == 1, "the request in the status")
+        assert upgrade.poll() is None, "the old generation has not left"
+        service.write("go")
+        assert held.answer().gen == "A"
+        ran = finish(upgrade)
+    assert ran.code == 0, ran
+    assert re.search(r"committed; draining: 1 request in \d old workers?, \d+ s left", ran.out)
+
+
+@pytest.mark.parametrize("hot_pid", PIDS)
+def test_a_broken_release_is_refused_with_its_traceback(service: Service, hot_pid: str) -> None:
+    begin(service, hot_pid=hot_pid)
+    service.release("B broken")
+    ran = hot(service, "upgrade")
+    assert ran.code == 1, ran
+    assert re.search(r"^failed after .*; generation 1 serves on$", ran.out, re.MULTILINE)
+    assert "RuntimeError: this release is broken" in ran.out
+    assert "Traceback (most recent call last):" in ran.out
+    assert service.ask().gen == "A"
+    ran = hot(service, "upgrade", "--json")
+    assert ran.code == 1
+    assert ran.events[-1]["outcome"] == "failed"
+    assert "RuntimeError: this release is broken" in ran.events[-1]["output"]
+
+
+def test_an_upgrade_that_is_not_waited_for(service: Service) -> None:
+    begin(service)
+    service.release("B")
+    ran = hot(service, "upgrade", "--no-wait")
+    assert (ran.code, ran.out) == (0, "Upgrade: asked for\n")
+    service.wait_log("Upgrade: done")
+
+
+def test_a_timeout_leaves_the_upgrade_alone(service: Service) -> None:
+    begin(service)
+    service.release("B hold=go")
+    ran = hot(service, "upgrade", "--timeout", "1")
+    assert ran.code == 3, ran
+    assert "not done in 1s (--timeout); the upgrade goes on" in ran.err
+    # The command that it names does what it says.
+    abort = re.search(r"end it: gunicorn-hot (.*)$", ran.err, re.MULTILINE)
+    assert abort
+    ran = hot(service, *abort[1].split())
+    assert ran.code == 0, ran
+    assert service.ask().gen == "A"
+
+
+def test_an_interrupted_command_leaves_the_upgrade_alone(service: Service) -> None:
+    begin(service)
+    service.release("B hold=go")
+    upgrade = upgrading(service, "upgrade")
+    service.wait_file("go.held", lines=1)
+    upgrade.send_signal(signal.SIGINT)
+    ran = finish(upgrade)
+    assert ran.code == 130, ran
+    assert "interrupted; the upgrade goes on" in ran.err
+    assert "Traceback" not in ran.err
+    service.write("go")
+    service.wait_log("Upgrade: done")
+    assert service.ask().gen == "B"
+
+
+def test_a_second_upgrade_replaces_one_that_boots(service: Service) -> None:
+    begin(service)
+    service.release("B hold=never")
+    first = upgrading(service, "upgrade")
+    service.wait_file("never.held", lines=1)
+    service.release("C")
+    second = hot(service, "upgrade")
+    assert second.code == 0, second
+    assert "under way already (booting); it will be replaced" in second.out
+    assert service.ask().gen == "C"
+    ran = finish(first)
+    assert ran.code == 1, ran
+
+
+@pytest.mark.parametrize("hot_pid", PIDS)
+def test_a_service_that_dies_meanwhile(service: Service, hot_pid: str) -> None:
+    begin(service, hot_pid=hot_pid, hot_status_file=str(service.folder / "status.json"))
+    service.release("B hold=never")
+    upgrade = upgrading(service, "upgrade", "--status-file", "status.json")
+    service.wait_file("never.held", lines=1)
+    status_file = service.folder / "status.json"
+    for master in sorted(current(service)["masters"], key=lambda m: m["role"] == "serving"):
+        service.signal(signal.SIGKILL, master["pid"])
+        wait_gone(master["pid"])
+    ran = finish(upgrade)
+    assert ran.code in (1, 4), ran
+    if ran.code == 4:
+        assert "the service has died" in ran.err
+    ran = hot(service, "status", "--status-file", status_file)
+    assert ran.code == 4
+    assert "the service has died: app:app" in ran.err
+    assert hot(service, "status").code == 4
+
+
+def test_a_service_that_is_stopped_meanwhile(service: Service) -> None:
+    begin(service)
+    service.release("B hold=never")
+    upgrade = upgrading(service, "upgrade")
+    service.wait_file("never.held", lines=1)
+    service.signal(signal.SIGTERM)
+    ran = finish(upgrade)
+    assert ran.code in (1, 4), ran
+    wait_gone(service.master)
+    assert hot(service, "status").code == 4
+
+
+# --- check
+
+
+@pytest.mark.parametrize("hot_pid", PIDS)
+def test_a_check_changes_nothing(service: Service, hot_pid: str) -> None:
+    begin(service, hot_pid=hot_pid)
+    service.release("B")
+    before = service.workers()
+    ran = hot(service, "check")
+    assert ran.code == 0, ran
+    assert "an upgrade would work; nothing was changed" in ran.out
+    assert service.ask().gen == "A"
+    assert service.workers() == before
+    assert "cut over" not in service.log
+    assert current(service)["generation"] == 1
+
+
+def test_a_check_of_a_broken_release_says_why(service: Service) -> None:
+    begin(service)
+    service.release("B broken")
+    ran = hot(service, "check")
+    assert ran.code == 1, ran
+    assert "an upgrade would fail" in ran.out
+    assert "RuntimeError: this release is broken" in ran.out
+    assert service.ask().gen == "A"
+
+
+# --- abort, rollback, commit
+
+
+def test_abort_of_what_boots(service: Service) -> None:
+    begin(service)
+    service.release("B hold=never")
+    upgrade = upgrading(service, "upgrade")
+    service.wait_file("never.held", lines=1)
+    ran = hot(service, "abort")
+    assert ran.code == 0, ran
+    assert finish(upgrade).code == 1
+    assert service.ask().gen == "A"
+
+
+@pytest.mark.parametrize("command", ["abort", "rollback"])
+def test_out_of_probation_by_command(service: Service, command: str) -> None:
+    begin(service, hot_probation=60)
+    service.release("B")
+    upgrade = upgrading(service, "upgrade")
+    until(lambda: (current(service)["upgrade"] or {}).get("state") == "probation", "the probation in the status")
+    assert service.ask().gen == "B"
+    ran = hot(service, command)
+    assert ran.code == 0, ran
+    assert service.ask().gen == "A"
+    ran = finish(upgrade)
+    assert ran.code == 1, ran
+    assert "generation 1 serves on" in ran.out
+
+
+@pytest.mark.parametrize("hot_pid", PIDS)
+def test_commit_ends_the_probation(service: Service, hot_pid: str) -> None:
+    begin(service, hot_probation=600, hot_pid=hot_pid)
+    service.release("B")
+    upgrade = upgrading(service, "upgrade")
+    until(lambda: (current(service)["upgrade"] or {}).get("state") == "probation", "the probation in the status")
+    ran = hot(service, "commit")
+    assert ran.code == 0, ran
+    assert finish(upgrade).code == 0
+    assert service.ask().gen == "B"
+
+
+@pytest.mark.parametrize("command", ["abort", "rollback", "commit"])
+def test_nothing_to_intervene_in(service: Service, command: str) -> None:
+    begin(service)
+    ran = hot(service, command)
+    assert ran.code == 1, ran
+    assert "no upgrade is under way" in ran.err
+
+
+def test_a_rollback_of_what_boots_is_refused(service: Service) -> None:
+    begin(service)
+    service.release("B hold=go")
+    upgrade = upgrading(service, "upgrade")
+    service.wait_file("go.held", lines=1)
+    ran = hot(service, "rollback")
+    assert ran.code == 1, ran
+    assert "refused: " in ran.err
+    service.write("go")
+    assert finish(upgrade).code == 0
+
+
+# --- status and watch
+
+
+def test_a_status_for_people(service: Service) -> None:
+    begin(service)
+    ran = hot(service, "status")
+    assert ran.code == 0, ran
+    assert f"app:app: serving, generation 1, pid {service.master} (follow)" in ran.out
+    assert f"http://{service.address}" in ran.out
+    for worker in service.workers():
+        assert re.search(rf"^{worker} +{service.master} +serving", ran.out, re.MULTILINE)
+
+
+def test_watch_shows_each_change_until_it_is_ended(service: Service) -> None:
+    begin(service)
+    shown = service.folder / "shown"
+    with shown.open("w") as out:
+        watch = start(service.env, *about(service, "watch"), cwd=service.folder, stdout=out)
+        until(lambda: "serving, generation 1" in shown.read_text(), "the status")
+        service.release("B")
+        service.upgrade()
+        until(lambda: "done in" in shown.read_text(), "the end of the upgrade")
+        watch.send_signal(signal.SIGINT)
+        assert finish(watch).code == 0
+    assert "booting" in shown.read_text()
+
+
+def test_watch_for_a_program_ends_with_the_service(service: Service) -> None:
+    begin(service)
+    watch = upgrading(service, "watch", "--json")
+    service.release("B")
+    service.upgrade()
+    service.signal(signal.SIGTERM)
+    ran = finish(watch)
+    assert ran.code == 4, ran
+    *statuses, end = ran.events
+    assert {event["event"] for event in statuses} == {"status"}
+    assert end["event"] == "error"
+
+
+def test_a_reader_that_leaves_is_no_mistake(service: Service) -> None:
+    begin(service)
+    read, write = os.pipe()
+    os.close(read)
+    try:
+        ran = finish(start(service.env, *about(service, "status"), cwd=service.folder, stdout=write))
+    finally:
+        os.close(write)
+    assert (ran.code, ran.err) == (141, "")
+
+
+# --- on a terminal
+
+
+@pytest.fixture
+def terminal() -> Iterator[tuple[int, int]]:
+    main, other = pty.openpty()
+    yield main, other
+    os.close(main)
+    os.close(other)
+
+
+def on_terminal(service: Service, terminal: tuple[int, int], *arguments: str) -> tuple[Ran, str]:
+    """Run a command on a terminal; returns its end, and all that the terminal was sent."""
+    main, other = terminal
+    env = {**service.env, "TERM": "xterm-256color", "PYTHONIOENCODING": "utf-8", "COLUMNS": "120"}
+    popen = start(env, *about(service, *arguments), cwd=service.folder, stdout=other)
+    sent = b""
+    end = time.monotonic() + commandline.LONG
+    while popen.poll() is None:
+        assert time.monotonic() < end
+        if select.select([main], [], [], 0.1)[0]:
+            sent += os.read(main, 65536)
+    while select.select([main], [], [], 0)[0]:
+        sent += os.read(main, 65536)
+    return finish(popen), sent.decode()
+
+
+def test_a_live_line_on_a_terminal(service: Service, terminal: tuple[int, int]) -> None:
+    pytest.importorskip("rich")
+    begin(service)
+    service.release("B sleep=0.5")
+    ran, sent = on_terminal(service, terminal, "upgrade")
+    assert ran.code == 0, (ran, sent)
+    assert "\x1b[" in sent, "no colours, no live line"
+    assert "✓" in sent
+    assert "done in" in sent
+    assert "\x1b[?25h" in sent.rpartition("\x1b[?25l")[2], "the cursor is not shown again"
+    service.release("C broken")
+    ran, sent = on_terminal(service, terminal, "upgrade")
+    assert ran.code == 1, (ran, sent)
+    assert "✗" in sent
+    assert "RuntimeError: this release is broken" in sent
+
+
+def test_tables_on_a_terminal(service: Service, terminal: tuple[int, int]) -> None:
+    pytest.importorskip("rich")
+    begin(service)
+    ran, sent = on_terminal(service, terminal, "status")
+    assert ran.code == 0, (ran, sent)
+    assert "IN FLIGHT" in sent
+    assert str(service.master) in sent
+
+
+def test_plain_lines_where_there_is_no_rich(service: Service, terminal: tuple[int, int]) -> None:
+    begin(service)
+    hidden = service.folder / "hidden"
+    hidden.mkdir()
+    (hidden / "rich.py").write_text("raise ImportError")
+    path = os.pathsep.join(filter(None, (str(hidden), service.env.get("PYTHONPATH"))))
+    service.env["PYTHONPATH"] = path
+    service.release("B")
+    ran, sent = on_terminal(service, terminal, "upgrade")
+    assert ran.code == 0, (ran, sent)
+    assert "\x1b" not in sent
+    assert "done in" in sent
+
+
+# --- beside gunicorn's own control socket
+
+
+def test_with_gunicorns_control_socket_too(service: Service) -> None:
+    begin(service, control_socket_disable=False, control_socket=str(service.folder / "ctl"))
+    service.release("B")
+    ran = hot(service, "upgrade")
+    assert ran.code == 0, ran
+    assert current(service)["service"]["control_socket"] == str(service.folder / "ctl")
+    service.master = serving(service)

@@ -1,0 +1,87 @@
+"""`gunicorn-hot demo`: it proves what it draws, ends with what it has begun, and leaves nothing behind."""
+
+from __future__ import annotations
+
+import itertools
+import json
+import os
+import re
+import signal
+from pathlib import Path
+
+import commandline
+import pytest
+from commandline import finish, start
+from server import descendants, until
+
+
+@pytest.fixture
+def env(environment: dict[str, str], tmp_path: Path) -> dict[str, str]:
+    """An environment whose temporary folder is the test's."""
+    made = commandline.environment(environment)
+    made["TMPDIR"] = str(tmp_path)
+    made["COLUMNS"] = "120"
+    made["PYTHONIOENCODING"] = "utf-8"
+    return made
+
+
+def leftovers(folder: Path) -> list[str]:
+    return [path.name for path in folder.glob("gunicorn-hot-demo-*")]
+
+
+def test_the_demo(env: dict[str, str], tmp_path: Path) -> None:
+    path = tmp_path / "records.json"
+    ran = finish(start(env, "demo", "--json", path))
+    assert ran.code == 0, ran
+    assert "The broken release: refused, and nobody noticed." in ran.out
+    assert "ModuleNotFoundError: No module named 'a_module_that_was_forgotten'" in ran.out
+    written = json.loads(path.read_text())
+    assert written["failed"] == 0
+    assert {record[4] for record in written["records"]} == {"1", "2"}
+    assert {record[2] for record in written["records"]} == {"new", "kept", "slow"}
+    assert [name for name, *_ in written["phases"]][:1] == ["boot"]
+    assert {"probation", "drain"} <= {name for name, *_ in written["phases"]}
+    # The load was there all the time: no long silence.
+    ended = sorted(record[1] for record in written["records"])
+    assert max(after - before for before, after in itertools.pairwise(ended)) < 5
+    drawn = re.search(r"^release 1 .* (\d+) ok$\n^release 2 .* (\d+) ok$\n^failed .* (\d+)$", ran.out, re.MULTILINE)
+    assert drawn
+    assert sum(map(int, drawn.groups())) == len(written["records"])
+    assert not leftovers(tmp_path)
+    assert not [one for one in descendants(os.getpid()) if one.state != "Z"]
+
+
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+def test_a_demo_that_is_interrupted_leaves_nothing(
+    env: dict[str, str], tmp_path: Path, number: signal.Signals
+) -> None:
+    shown = tmp_path / "shown"
+    with shown.open("w") as out:
+        demo = start(env, "demo", stdout=out)
+        until(lambda: "From now on" in shown.read_text(), "the load")
+        assert leftovers(tmp_path)
+        demo.send_signal(number)
+        ran = finish(demo)
+    assert ran.code == 128 + number, ran
+    assert "interrupted" in ran.err
+    assert "Traceback" not in ran.err
+    assert not leftovers(tmp_path)
+    assert not [one for one in descendants(os.getpid()) if one.state != "Z"]
+
+
+def test_a_demo_that_could_not_write_says_so_at_once(env: dict[str, str], tmp_path: Path) -> None:
+    ran = finish(start(env, "demo", "--json", tmp_path / "nowhere" / "records.json"))
+    assert ran.code == 2
+    assert "cannot be written" in ran.err
+
+
+def test_a_demo_without_a_working_gunicorn_shows_its_log(env: dict[str, str], tmp_path: Path) -> None:
+    broken = tmp_path / "broken"
+    broken.mkdir()
+    code = "import sys\nif 'gunicorn' in sys.orig_argv: sys.exit('no gunicorn today')"
+    (broken / "sitecustomize.py").write_text(code)
+    env["PYTHONPATH"] = os.pathsep.join(filter(None, (str(broken), env.get("PYTHONPATH"))))
+    ran = finish(start(env, "demo"))
+    assert ran.code == 1
+    assert "no gunicorn today" in ran.err
+    assert not leftovers(tmp_path)
