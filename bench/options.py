@@ -5,10 +5,9 @@ from __future__ import annotations
 from dataclasses import asdict, dataclass
 from typing import Any
 
+from bench.apps import FAULTS
 from bench.rivals import RIVALS
 
-#: Those that `bench.apps.release` has.
-FAULTS = ("import", "hang", "500", "first", "later")
 WORKERS = ("sync", "gthread", "gevent", "asgi", "uvicorn")
 
 
@@ -41,5 +40,5 @@ class Options:
 #: Tiny numbers: enough to see that a bench runs, too few to say anything about the server.
 SHORT: dict[str, Any] = {
     "upgrades": 1, "pairs": 1, "seconds": 0.3, "import_s": 0.2, "cpu_s": 0.2, "probation": 0.05, "slow_ms": 300,
-    "after_s": 1.5, "repair_s": 5.0,
+    "after_s": 1.5,
 }
