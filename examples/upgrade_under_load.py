@@ -165,7 +165,7 @@ class Load:
                 response = connection.getresponse()
                 response.read()
                 release = response.getheader("X-Gen", "?")
-                closes = response.will_close
+                closes = not keeps or response.will_close
                 if response.status != 200:
                     failure = f"{response.status} {response.reason}"
             except (OSError, http.client.HTTPException) as error:
