@@ -84,6 +84,7 @@ def parse(arguments: list[str] | None) -> argparse.Namespace:
                         help=f"of slow, upload and stream clients ({default.slow_ms})")
     parser.add_argument("--idle", type=int, metavar="N",
                         help="kept-alive connections that wait during each upgrade of cutover (0)")
+    parser.add_argument("--reuse-port", action="store_true", default=None, help="of steady: with reuse_port")
     parser.add_argument("--rival", choices=[*RIVALS, "all"], action="append",
                         help="of rivals and bad-release; may be repeated (all)")
     parser.add_argument("--fault", choices=[*FAULTS, "all"], action="append",

@@ -1,10 +1,12 @@
 """What gunicorn_hot adds to the memory of an idle worker: hot - stock.
 
 Private memory (USS): what the kernel would get back if the worker ended. Pages that it still shares with its master are
-not its own."""
+not its own. The package is measured with its bytecode, as pip installs it: a master that has to compile it keeps some
+2 MB of heap that it will never use again."""
 
 from __future__ import annotations
 
+import compileall
 import statistics
 from pathlib import Path
 from typing import Any
@@ -25,6 +27,7 @@ def run(options: Options, ceiling: Ceiling) -> Result:
         ("worker", "pairs", "hot, KiB", "stock, KiB", "difference, KiB", f"median <= {_MOST:g} MiB",
          "proportional, difference, KiB"),
     )
+    compileall.compile_dir(Path(__file__).resolve().parents[1] / "gunicorn_hot", quiet=1)
     for worker in options.worker_types:
         _measure(worker, options, result)
     result.notes.append("proportional: PSS, in which a shared page counts as its part of one")

@@ -27,6 +27,7 @@ class Options:
     probation: float = 1.0          # hot_probation (`upgrade`)
     slow_ms: int = 1500             # of slow, upload and stream clients
     idle: int = 0                   # kept-alive connections that wait meanwhile (`cutover`)
+    reuse_port: bool = False        # on both sides (`steady`)
     rivals: tuple[str, ...] = tuple(RIVALS)
     faults: tuple[str, ...] = FAULTS    # (`bad-release`)
     after_s: float = 10.0           # from the order of an upgrade until the service should be up (`bad-release`)

@@ -35,6 +35,8 @@ def run(options: Options, ceiling: Ceiling) -> Result:
     )
     for worker in options.worker_types:
         _measure(worker, options, ceiling, result)
+    if options.reuse_port:
+        result.notes.append("with reuse_port: a listening socket for each worker")
     if options.control:
         result.notes.append("A CONTROL: \"hot\" is stock, too. The ratios are the noise.")
     result.notes.append(f"throughput ratio: of each pair the median of {_TURNS} turns")
@@ -85,7 +87,7 @@ def _measure(worker: str, options: Options, ceiling: Ceiling, result: Result) ->
 
 
 def _service(worker: str, options: Options, hot: bool) -> Service:
-    return Service(worker, hot, workers=options.workers or _WORKERS)
+    return Service(worker, hot, workers=options.workers or _WORKERS, reuse_port=options.reuse_port)
 
 
 def _ask(service: Service, keep: bool, options: Options) -> dict[str, Any]:

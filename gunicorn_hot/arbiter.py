@@ -20,7 +20,7 @@ from gunicorn.errors import HaltServer
 
 from gunicorn_hot import (
     app,
-    commands,
+    dirty,
     early_output,
     handover,
     holds,
@@ -38,7 +38,7 @@ from gunicorn_hot.handover import PredecessorState, SuccessorState, Then
 from gunicorn_hot.keeper import Keeper
 from gunicorn_hot.link import Link
 from gunicorn_hot.predecessor import Predecessor
-from gunicorn_hot.processes import EXITED_NORMALLY, ended, is_reaped
+from gunicorn_hot.processes import EXITED_NORMALLY, ended, is_reaped, wait
 from gunicorn_hot.protocol import Message
 from gunicorn_hot.reporter import Reporter
 from gunicorn_hot.successor import Successor, command
@@ -90,8 +90,8 @@ class HotArbiter(_Base):
         WORKERS: dict[int, HotWorker]  # type: ignore[misc,assignment]
         LISTENERS: list[Any]  # type: ignore[misc]
         _control_server: Any
-        _stop_control_server: Any
         _get_control_socket_path: Any
+        _stop_control_server: Any
 
     def become_hot(self) -> None:
         """Do what a constructor would have done."""
@@ -149,6 +149,11 @@ class HotArbiter(_Base):
         #: Workers are booted because the operator wants more of them.
         self._growing = False
         self._last_title = ""
+        #: What is heard of the dirty workers, if there are any.
+        self._dirty: dirty.Reports | None = None
+        #: The dirty arbiter was told to stop.
+        self._dirty_stops = False
+        dirty.let_report(self.cfg)
         self.reporter = Reporter(self)
         self._use_twin()
         self.slots = slots.Slots(self.cfg, self.log)
@@ -293,7 +298,7 @@ class HotArbiter(_Base):
             case handover.RestoreOwnership():
                 self._restore_ownership()
             case handover.ReleaseOwnership():
-                self._stop_control_server()
+                # The successor takes what there is: nothing is nobody's in between.
                 self.reporter.releases()
             case handover.TakeOwnership():
                 self._take_ownership()
@@ -697,6 +702,13 @@ class HotArbiter(_Base):
         self._tell_what_we_wait_for(f"worker (pid: {waiting[0].pid}) is {waiting[0].waits}" if waiting else "")
 
     def _counts(self) -> tuple[int, int]:
+        """Return how many workers are ready, and how many there should be; of a successor, dirty ones too."""
+        ready, total = self._web_counts()
+        if self._is_incoming and self._dirty is not None:
+            return ready + self._dirty.loaded, total + self._dirty.wanted
+        return ready, total
+
+    def _web_counts(self) -> tuple[int, int]:
         ready = sum(worker.is_ready for worker in self.WORKERS.values())
         return ready, max(self.num_workers, len(self.WORKERS))
 
@@ -726,6 +738,7 @@ class HotArbiter(_Base):
         self._since = time.monotonic()
         self._handed_over = True
         self._cut = 0
+        self._stop_control_server()
         self._end_listeners(self._to_end)
         self.log.info(
             "Upgrade: committed to successor with pid: %s; draining %s requests in %s workers, %gs at most "
@@ -878,7 +891,7 @@ class HotArbiter(_Base):
             why = f"failed to boot: {worker.failure}" if worker.failure else f"{end or 'ended'} before it was ready"
             self.feed(handover.WorkerFailed(f"worker (pid: {worker.pid}) {why}"))
         elif end != EXITED_NORMALLY:
-            alive, total = self._counts()
+            alive, total = self._web_counts()
             self.feed(handover.WorkerDied(f"worker (pid: {worker.pid}) {end or 'ended'}", alive, total))
 
     # --- ownership of what there is only one of
@@ -911,20 +924,90 @@ class HotArbiter(_Base):
             self._announce()
         if self.pidfile is not None and pidfile.read(str(self.pidfile.fname)) != self.pid:
             _try(self.log, pidfile.replace, str(self.pidfile.fname), self.pid)
-        if self._control_server is None:
+        if self._control_server is None or not self._control_server.has_file:
+            self._stop_control_server()
             self._start_control_server()
 
     def _start_control_server(self) -> None:
         # gunicorn starts it with the first workers; its path is the predecessor's until the commit.
-        if not self._is_incoming:
-            super()._start_control_server()  # type: ignore[misc]
-            if self._control_server is not None:
-                commands.extend(self._control_server, self.reporter)
+        if self._is_incoming or self._control_server is not None or self.cfg.control_socket_disable:
+            return
+        # Not before: it imports asyncio, which a gevent worker must be able to patch.
+        from gunicorn_hot.control import ControlServer
+
+        try:
+            server = ControlServer(self, self._get_control_socket_path(), self.cfg.control_socket_mode)
+            server.start()
+        except Exception as exc:
+            self.log.warning("Failed to start control socket: %s", exc)
+        else:
+            self._control_server = server
+
+    # --- dirty workers
 
     def spawn_dirty_arbiter(self) -> Any:
         # It is forked within start(), and keeps the standard error that it finds.
         early_output.release(inheritance.variables)
-        return super().spawn_dirty_arbiter()
+        if self.dirty_arbiter_pid:
+            return None
+        self._forget_dirty()
+        self._dirty = dirty.Reports()
+        try:
+            pid = super().spawn_dirty_arbiter()
+        except OSError:
+            self._dirty.forked(None)
+            raise
+        self._dirty.forked(self.dirty_arbiter)
+        self.wakeup_pipe.watch(self._dirty.channel.fileno(), self._on_dirty)
+        return pid
+
+    def manage_dirty_arbiter(self) -> None:
+        try:
+            super().manage_dirty_arbiter()
+        except OSError as exc:
+            self.log.error("Cannot boot the dirty arbiter: %s", exc)  # gunicorn would end
+
+    def _forget_dirty(self) -> None:
+        if self._dirty is not None:
+            if not self._dirty.channel.closed:
+                self.wakeup_pipe.forget(self._dirty.channel.fileno())
+            self._dirty.close()
+            self._dirty = None
+
+    def _on_dirty(self) -> None:
+        """A dirty worker, or the dirty arbiter, has said something."""
+        assert self._dirty is not None
+        fd = self._dirty.channel.fileno()
+        failed = self._dirty.receive()
+        if self._dirty.channel.closed:
+            self.wakeup_pipe.forget(fd)
+        if self._is_incoming:
+            for pid in failed:
+                reason = f"dirty worker (pid: {pid}) ended before it had loaded its applications"
+                self.feed(handover.WorkerFailed(reason))
+            self._count_workers()
+
+    def _get_dirty_pidfile_path(self) -> str:
+        """Return a name that no other generation's dirty arbiter has, which would take it over, and remove it."""
+        path: str = super()._get_dirty_pidfile_path()  # type: ignore[misc]
+        return path if self.predecessor is None else f"{path.removesuffix('.pid')}.{self.pid}.pid"
+
+    def kill_dirty_arbiter(self, sig: int) -> None:
+        # gunicorn stops it first, and what workers still answer may need it.
+        if self._stopping and sig == signal.SIGTERM and self.WORKERS:
+            return
+        if self._stopping and sig in (signal.SIGTERM, signal.SIGQUIT):
+            self._dirty_stops = True
+        elif self._stopping and sig == signal.SIGKILL and not self._dirty_stops and self.dirty_arbiter_pid:
+            # The workers have used up the time. Without their arbiter dirty workers would never end.
+            super().kill_dirty_arbiter(signal.SIGTERM)
+            wait(self.dirty_arbiter_pid, self.cfg.dirty_graceful_timeout)
+        super().kill_dirty_arbiter(sig)
+
+    def reap_dirty_arbiter(self) -> None:
+        super().reap_dirty_arbiter()
+        if self._stopping and self.dirty_arbiter_pid and not self.WORKERS and not self._dirty_stops:
+            self.kill_dirty_arbiter(signal.SIGTERM)
 
     def maybe_promote_master(self) -> None:
         # A hot predecessor's death is an EOF on the channel, and that of a stock one an event where there is a pidfd.
@@ -1139,6 +1222,7 @@ class HotArbiter(_Base):
         super().setup(app)
         for line in settings.misspelt(self.cfg):
             self.log.error("Ignored: %s", line)
+        dirty.let_report(self.cfg)
         self._use_twin()
         self.slots = slots.Slots(self.cfg, self.log)
         self.outgoing.limits = self._limits()

@@ -1,7 +1,6 @@
-"""What gunicorn's own control socket understands in a hot master: ``gunicornc -c "show hot"``, and "upgrade".
+"""What gunicorn's control socket understands in a hot master beside gunicorn's commands: "show hot", "upgrade", ...
 
-gunicorn starts the server of that socket, in a thread of its own; here it only learns further commands. Where gunicorn
-has no control socket, or another kind of it, nothing is said about that: the status file and the signals are there.
+They are run in the thread of the socket's server, so they only read the status file and write a request.
 """
 
 from __future__ import annotations
@@ -9,6 +8,7 @@ from __future__ import annotations
 import dataclasses
 import os
 import signal
+from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
 
 from gunicorn_hot import request, statusfile
@@ -27,24 +27,17 @@ _HELP = {
 }
 
 
-def extend(server: Any, reporter: Reporter) -> None:
-    """Let gunicorn's control server know the commands of above."""
-    kind = type(server)
-    if not hasattr(kind, "_execute_command"):
-        return
-
-    def execute(self: Any, parts: list[str]) -> Any:
-        words = [part.lower() for part in parts]
-        if words == ["show", "hot"]:
-            return _status(reporter)
-        if len(words) == 1 and words[0] in request.COMMANDS:
-            return _ask(reporter, words[0])
-        result = kind._execute_command(self, parts)
-        if words == ["help"]:
-            result["commands"].update(_HELP)
-        return result
-
-    server.__class__ = type(f"Hot{kind.__name__}", (kind,), {"_execute_command": execute})
+def execute(parts: list[str], reporter: Reporter, gunicorns: Callable[[list[str]], Any]) -> Any:
+    """Return what the command answers, ours or gunicorn's. Raises ValueError when it is refused."""
+    words = [part.lower() for part in parts]
+    if words == ["show", "hot"]:
+        return _status(reporter)
+    if len(words) == 1 and words[0] in request.COMMANDS:
+        return _ask(reporter, words[0])
+    result = gunicorns(parts)
+    if words == ["help"]:
+        result["commands"].update(_HELP)
+    return result
 
 
 def _status(reporter: Reporter) -> dict[str, Any]:

@@ -35,20 +35,19 @@ from dataclasses import dataclass
 from enum import Enum
 from typing import Any, TypeVar
 
+from gunicorn_hot.value import Value
+
 # --- events -----------------------------------------------------------------------------------------------------
 
 
-@dataclass(frozen=True)
-class Event:
+class Event(Value):
     """Something that happened."""
 
 
-@dataclass(frozen=True)
 class Tick(Event):
     """Time went by."""
 
 
-@dataclass(frozen=True)
 class UpgradeRequested(Event):
     """The operator wants an upgrade: SIGUSR2 to this master, or one that the predecessor passed on.
 
@@ -85,19 +84,16 @@ class CommitRequested(Request):
     """End the probation now."""
 
 
-@dataclass(frozen=True)
 class StopRequested(Event):
     """The operator stops this master; `how` is gunicorn's name of the signal: term, int or quit."""
 
     how: str
 
 
-@dataclass(frozen=True)
 class ReloadRequested(Event):
     """SIGHUP."""
 
 
-@dataclass(frozen=True)
 class ResizeRequested(Event):
     """SIGTTIN, SIGTTOU or SIGWINCH; `how` is gunicorn's name of the signal."""
 
@@ -107,101 +103,84 @@ class ResizeRequested(Event):
 # what the predecessor sees
 
 
-@dataclass(frozen=True)
 class SuccessorSpawned(Event):
     pid: int
 
 
-@dataclass(frozen=True)
 class SpawnFailed(Event):
     reason: str
 
 
-@dataclass(frozen=True)
 class SuccessorGreeted(Event):
     """It is one of ours, and has its sockets."""
 
 
-@dataclass(frozen=True)
 class SuccessorReady(Event):
     """All of its workers are ready."""
 
 
-@dataclass(frozen=True)
 class ReadyReported(Event):
     """ReportReady has been performed, and the successor is still there; `workers`: the pids that can be paused."""
 
     workers: frozenset[int]
 
 
-@dataclass(frozen=True)
 class WorkerPaused(Event):
     """The worker cannot accept any more."""
 
     pid: int
 
 
-@dataclass(frozen=True)
 class WorkerGone(Event):
     """One of our workers has been reaped."""
 
     pid: int
 
 
-@dataclass(frozen=True)
 class AllWorkersGone(Event):
     """The last of our workers has been reaped, or there is none to drain."""
 
 
-@dataclass(frozen=True)
 class DoneReported(Event):
     """ReportDone has been performed, and the successor is still there."""
 
 
-@dataclass(frozen=True)
 class SuccessorWaits(Event):
     """The successor says what keeps it from being ready; "" if that is over."""
 
     what: str
 
 
-@dataclass(frozen=True)
 class GateOpened(Event):
     """The successor's workers accept."""
 
 
-@dataclass(frozen=True)
 class SuccessorCommitted(Event):
     """The successor owns the pid file and all else that there is only one of."""
 
 
-@dataclass(frozen=True)
 class SuccessorFailed(Event):
     """The successor says itself that it cannot go on."""
 
     reason: str
 
 
-@dataclass(frozen=True)
 class SuccessorLeft(Event):
     """The committed successor ends on purpose, or has a successor of its own that would take over from it.
 
     Its death is then no reason to take back."""
 
 
-@dataclass(frozen=True)
 class SuccessorStayed(Event):
     """Its own upgrade has failed: if it dies now, this master is the only one left to take back."""
 
 
-@dataclass(frozen=True)
 class SuccessorClosed(Event):
     """EOF on the channel; `error` when the stream broke in another way."""
 
     error: str | None = None
 
 
-@dataclass(frozen=True)
 class SuccessorExited(Event):
     """The successor has been reaped; `status` in words: "exited with code 1", "was killed by SIGKILL"."""
 
@@ -211,7 +190,6 @@ class SuccessorExited(Event):
 # what the successor sees
 
 
-@dataclass(frozen=True)
 class WorkersCounted(Event):
     """The number of workers that are ready at this moment, or that are wanted, has changed."""
 
@@ -219,14 +197,12 @@ class WorkersCounted(Event):
     total: int
 
 
-@dataclass(frozen=True)
 class WorkerFailed(Event):
     """A worker ended before it was ready."""
 
     reason: str
 
 
-@dataclass(frozen=True)
 class WorkerDied(Event):
     """A worker that had been ready ended in a way that nobody asked for; `alive` are left of `total`."""
 
@@ -235,17 +211,14 @@ class WorkerDied(Event):
     total: int
 
 
-@dataclass(frozen=True)
 class GateOrdered(Event):
     """The predecessor's workers are paused: open the gate."""
 
 
-@dataclass(frozen=True)
 class CommitOrdered(Event):
     """The probation is over: become the sole owner."""
 
 
-@dataclass(frozen=True)
 class PredecessorClosed(Event):
     """The predecessor is gone."""
 
@@ -253,18 +226,15 @@ class PredecessorClosed(Event):
 # --- actions ----------------------------------------------------------------------------------------------------
 
 
-@dataclass(frozen=True)
-class Action:
+class Action(Value):
     """Something to do."""
 
 
-@dataclass(frozen=True)
 class Log(Action):
     level: str
     text: str
 
 
-@dataclass(frozen=True)
 class Tell(Action):
     """Send the peer a message that is only a type; `id`: of the request that is passed on by it."""
 
@@ -280,19 +250,16 @@ class Refuse(Action):
     reason: str
 
 
-@dataclass(frozen=True)
 class Stop(Action):
     """Do what gunicorn does on this signal: term, int or quit."""
 
     how: str
 
 
-@dataclass(frozen=True)
 class Reload(Action):
     """Do what gunicorn does on SIGHUP."""
 
 
-@dataclass(frozen=True)
 class Resize(Action):
     """Do what gunicorn does on this signal: ttin, ttou or winch."""
 
@@ -302,7 +269,6 @@ class Resize(Action):
 # of the predecessor
 
 
-@dataclass(frozen=True)
 class StartSuccessor(Action):
     """Fork and exec; answered by SuccessorSpawned or SpawnFailed.
 
@@ -312,59 +278,48 @@ class StartSuccessor(Action):
     check: bool = False
 
 
-@dataclass(frozen=True)
 class EndSuccessor(Action):
     """SIGTERM to the successor."""
 
 
-@dataclass(frozen=True)
 class KillSuccessor(Action):
     """SIGKILL to the successor."""
 
 
-@dataclass(frozen=True)
 class PauseWorkers(Action):
     """Tell all workers to accept nothing new; answered by WorkerPaused, by each."""
 
 
-@dataclass(frozen=True)
 class ResumeWorkers(Action):
     """Tell all workers to accept again."""
 
 
-@dataclass(frozen=True)
 class DrainWorkers(Action):
     """Tell all workers to finish what they hold within `timeout` seconds, and to leave."""
 
     timeout: float
 
 
-@dataclass(frozen=True)
 class CutWorkers(Action):
     """Tell all workers that their time is over: report what is cut, and leave."""
 
 
-@dataclass(frozen=True)
 class KillWorkers(Action):
     """SIGKILL to the workers that did not leave."""
 
 
-@dataclass(frozen=True)
 class RestoreOwnership(Action):
     """Make the outside say again that this master is the service: pid file, control socket, title."""
 
 
-@dataclass(frozen=True)
 class ReleaseOwnership(Action):
     """Stop owning what the successor is about to own."""
 
 
-@dataclass(frozen=True)
 class ReportReady(Action):
     """Log it, call on_upgrade_ready, and look once more whether the successor lives; answered by ReadyReported."""
 
 
-@dataclass(frozen=True)
 class ReportFailure(Action):
     """Log it, and call on_upgrade_failed; `aborted`: an operator has wanted it so."""
 
@@ -377,24 +332,20 @@ class ReportChecked(Action):
     """Log that an upgrade would have worked, up to here."""
 
 
-@dataclass(frozen=True)
 class ReportDone(Action):
     """Log it, call on_upgrade_done, and look once more whether the successor lives; answered by DoneReported."""
 
 
-@dataclass(frozen=True)
 class StopService(Action):
     """Let whoever is the service now be stopped too, by this signal: term, int or quit."""
 
     how: str
 
 
-@dataclass(frozen=True)
 class KeepPid(Action):
     """When this master would exit, become the holder of the service's pid instead."""
 
 
-@dataclass(frozen=True)
 class Leave(Action):
     """The upgrade is complete: exit with 0."""
 
@@ -402,36 +353,30 @@ class Leave(Action):
 # of the successor
 
 
-@dataclass(frozen=True)
 class OpenGate(Action):
     """Let the workers accept: those held now, and each later one at once."""
 
 
-@dataclass(frozen=True)
 class TakeOwnership(Action):
     """Take the pid file and all else that there is only one of."""
 
 
-@dataclass(frozen=True)
 class TellFailed(Action):
     """Tell the predecessor why this generation cannot go on."""
 
     reason: str
 
 
-@dataclass(frozen=True)
 class EndPredecessor(Action):
     """SIGTERM to a stock gunicorn, which knows no other words."""
 
 
-@dataclass(frozen=True)
 class Halt(Action):
     """End this generation."""
 
     reason: str
 
 
-@dataclass(frozen=True)
 class RequestUpgrade(Action):
     """Deliver UpgradeRequested to this process's own Predecessor machine."""
 

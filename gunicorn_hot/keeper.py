@@ -9,7 +9,6 @@ from __future__ import annotations
 import atexit
 import ctypes
 import os
-import select
 import signal
 import socket
 import sys
@@ -20,6 +19,7 @@ from typing import Any
 
 from gunicorn_hot import holder, private
 from gunicorn_hot.holder import SEND, Hold
+from gunicorn_hot.processes import wait
 
 _PR_SET_CHILD_SUBREAPER = 36
 #: s; for an interpreter that only has to import four modules of its own library.
@@ -172,12 +172,6 @@ def _succeeds(command: list[str]) -> bool:
         return False
     finally:
         os.close(null)
-    death = os.pidfd_open(pid)
-    try:
-        poll = select.poll()
-        poll.register(death, select.POLLIN)
-        if not poll.poll(_TRIAL_SECONDS * 1000):
-            os.kill(pid, signal.SIGKILL)
-        return os.waitpid(pid, 0)[1] == 0
-    finally:
-        os.close(death)
+    if not wait(pid, _TRIAL_SECONDS):
+        os.kill(pid, signal.SIGKILL)
+    return os.waitpid(pid, 0)[1] == 0

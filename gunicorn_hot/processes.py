@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import select
 import signal
 import time
 
@@ -83,3 +84,18 @@ def is_same(pid: int, start: int, boot: str) -> bool:
     except OSError:
         pass  # somebody else's: it lives
     return True
+
+
+def wait(pid: int, timeout: float) -> bool:
+    """Wait for the end of a child, and leave it to be reaped; returns False after `timeout` seconds.
+
+    Where nothing tells of a single child's end it does not wait."""
+    if not pid or not hasattr(os, "pidfd_open"):
+        return False
+    death = os.pidfd_open(pid)
+    try:
+        poll = select.poll()
+        poll.register(death, select.POLLIN)
+        return bool(poll.poll(timeout * 1000))
+    finally:
+        os.close(death)

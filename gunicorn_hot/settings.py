@@ -7,7 +7,6 @@ validates them like its own, also under ``--print-config`` and ``--check-config`
 
 from __future__ import annotations
 
-import difflib
 import shlex
 import sys
 from types import FrameType
@@ -296,9 +295,10 @@ class OnDrain(config.Setting):
     validator = _drain_hook
     default = staticmethod(_no_hook)
     desc = """\
-        Called in each old worker when its drain begins.
+        Called in each worker when it begins to leave.
 
-        The callable takes the worker. It runs on the worker's main thread and should return at once.
+        That is when the drain of an upgrade begins, at SIGTERM, or when ``max_requests`` is reached. The callable takes
+        the worker. It runs on the worker's main thread and should return at once.
         """
 
 
@@ -322,6 +322,8 @@ class _Settings(dict[str, Any]):
 
 
 def _unknown(name: str) -> str:
+    import difflib  # it takes 150 kB, which the workers would share
+
     nearest = difflib.get_close_matches(name, _OURS, n=1, cutoff=0.5)
     hint = f", did you mean {nearest[0]!r}?" if nearest else ""
     return f"unknown setting {name!r} in the configuration file{hint} (known: {', '.join(sorted(_names()))})"

@@ -9,9 +9,10 @@ from __future__ import annotations
 import os
 import signal
 import sys
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
+
+from gunicorn_hot.value import Value
 
 #: Parents that watch, by the name of their program (at most 15 letters, as the kernel has it).
 _WATCHERS = {
@@ -37,8 +38,7 @@ _WATCHERS = {
 _ADOPTERS = ("systemd", "init")
 
 
-@dataclass(frozen=True)
-class Facts:
+class Facts(Value):
     """What this process can know of those who have started it."""
 
     pid: int

@@ -31,7 +31,7 @@ from server import DEADLINE, Connection, Service, descendants, environment, is_r
 from bench.load import Load
 from gunicorn_hot import statusfile
 
-TYPES = ("sync", "gthread", "gevent")
+TYPES = ("sync", "gthread", "gevent", "asgi", "uvicorn")
 WORKERS = 2
 #: A client has one connection, and one request at a time.
 CLIENTS = {"new": 2, "keep": 2, "idle": 2}
@@ -46,7 +46,7 @@ _KILL_SLACK = 0.3
 PROBATION = 1.0
 _SHORT_PROBATION = 0.1
 _DRAIN = 3
-_READY = 3
+_READY = 6
 _STORY = 30000
 _PR_SET_PDEATHSIG = 1
 _PR_SET_CHILD_SUBREAPER = 36
@@ -647,7 +647,8 @@ def _service(folder: Path, type: str, patient: bool) -> Iterator[Service]:
         hang: dict[str, int] = {} if patient else {"hot_ready_timeout": _READY, "hot_drain_timeout": _DRAIN}
         if patient:
             service.write("patient")
-        service.configure(HOOKS, worker_class=type, workers=WORKERS, **hang)
+        worker_class = "uvicorn_worker.UvicornWorker" if type == "uvicorn" else type
+        service.configure(HOOKS, worker_class=worker_class, workers=WORKERS, **hang)
         service.start()
         yield service
 

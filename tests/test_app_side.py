@@ -250,16 +250,44 @@ def test_a_worker_that_is_taken_back_does_not_drain(service: Service) -> None:
     assert [line for line in service.read("called").splitlines() if line.startswith("A")] == [f"A {worker}"] * 2
 
 
+HOOK = """
+def on_drain(worker):
+    with open("hook", "a") as file:
+        file.write(f"{worker.pid}\\n")
+"""
+
+
 def test_whoever_is_stopped_drains(service: Service) -> None:
     application(service, WATCH, AS_IT_IS)
-    service.configure(workers=1)
+    service.configure(HOOK, workers=1)
     service.start()
     with service.held() as held:
         service.signal(signal.SIGTERM)
         service.wait_file("called", lines=1)
         service.wait_file("waited", lines=2)
+        service.wait_file("hook", lines=1)
         service.write("go")
         assert held.answer().status == 200
+
+
+@pytest.mark.parametrize("worker_class", WORKERS)
+def test_whoever_has_served_max_requests_drains(service: Service, worker_class: str) -> None:
+    skip_without(worker_class)
+    application(service, WATCH, AS_IT_IS)
+    # One more than the harness asks for, to see that it serves.
+    service.configure(HOOK, worker_class=worker_class, workers=1, max_requests=2)
+    service.start()
+    (worker,) = service.workers()
+    with service.held() as held:
+        for name in ("called", "changes", "waited"):
+            assert service.wait_file(name, lines=1).split()[1] == str(worker)
+        if worker_class != "sync":
+            assert service.wait_file("hook", lines=1) == f"{worker}\n"
+        service.write("go")
+        assert held.answer().status == 200
+    wait_gone(worker)
+    assert len(service.read("called").splitlines()) == 1
+    assert service.read("hook") == f"{worker}\n"
 
 
 # --- Becoming ready ---------------------------------------------------------------------------------------------

@@ -8,6 +8,7 @@ import contextlib
 import select
 import signal
 import socket
+import ssl
 import time
 from collections.abc import Iterator
 
@@ -42,6 +43,11 @@ class Websocket:
     def __init__(self, service: Service) -> None:
         host, _, port = service.address.rpartition(":")
         self.sock = socket.create_connection((host, int(port)), timeout=20)
+        if service.tls:
+            context = ssl.create_default_context()
+            context.check_hostname = False
+            context.verify_mode = ssl.CERT_NONE
+            self.sock = context.wrap_socket(self.sock)
         self.sock.sendall(
             b"GET /ws?room=1 HTTP/1.1\r\nHost: localhost\r\nUpgrade: websocket\r\nConnection: Upgrade\r\n"
             b"Sec-WebSocket-Version: 13\r\nSec-WebSocket-Key: dGhlIHNhbXBsZSBub25jZQ==\r\n\r\n"
@@ -80,8 +86,12 @@ class Websocket:
         with contextlib.suppress(OSError):
             self.send(8, payload[:2])
         # gunicorn 25 leaves it to the client to end the connection.
-        self.sock.shutdown(socket.SHUT_WR)
-        assert self.sock.recv(1) == b""
+        if isinstance(self.sock, ssl.SSLSocket):
+            with contextlib.suppress(OSError):  # the end of the transport, without TLS's own
+                self.sock.unwrap()
+        else:
+            self.sock.shutdown(socket.SHUT_WR)
+            assert self.sock.recv(1) == b""
         self.sock.close()
         return int.from_bytes(payload[:2], "big")
 
@@ -266,8 +276,12 @@ def test_resume_after_a_failed_successor(service: Service, worker: str) -> None:
 # --- websockets, and the deadline
 
 
-def test_websockets_are_closed_with_1012_at_the_deadline(service: Service, worker: str) -> None:
-    service.configure(worker_class=worker, workers=1, hot_drain_timeout=2, hot_probation=0)
+@pytest.mark.parametrize("transport", ["tcp", "tls"])
+def test_websockets_are_closed_with_1012_at_the_deadline(
+    service: Service, worker: str, transport: str, request: pytest.FixtureRequest
+) -> None:
+    tls = service.use_tls(request.getfixturevalue("certificate")) if transport == "tls" else {}
+    service.configure(worker_class=worker, workers=1, hot_drain_timeout=2, hot_probation=0, **tls)
     service.start()
     with open_websocket(service) as websocket:
         assert websocket.ask("one") == "A one"
@@ -306,6 +320,18 @@ def test_a_service_that_is_stopped_tells_its_websockets(service: Service, worker
         service.signal(sig)
         assert websocket.wait_closed() == 1012
     wait_gone(service.master)
+
+
+def test_a_request_that_is_cut_is_not_answered(service: Service, worker: str) -> None:
+    """Least of all with 500: the application is not to blame."""
+    service.configure(worker_class=worker, workers=1, hot_drain_timeout=1, hot_probation=0)
+    service.start()
+    with service.held() as held:
+        new = service.begin_drain()
+        assert held.sock.recv(1) == b""
+        service.wait_log("Upgrade: done, .* 1 requests cut")
+    wait_gone(service.master)
+    service.master = new
 
 
 def test_a_thread_does_not_outlive_the_deadline(service: Service, worker: str) -> None:

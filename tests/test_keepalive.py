@@ -11,7 +11,7 @@ import socket
 import time
 
 import pytest
-from server import Certificate, Service, wait_gone
+from server import ASGI_WORKERS, Certificate, Service, wait_gone
 
 from bench.load import Load
 
@@ -206,6 +206,40 @@ def test_a_silent_client_does_not_hold_the_drain_of_workers_without_keep_alive(s
         silent.was_closed()
 
 
+def test_a_stalled_handshake_does_not_hold_the_drain_of_a_sync_worker(
+    service: Service, certificate: Certificate
+) -> None:
+    tls = service.use_tls(certificate)
+    service.configure(worker_class="sync", workers=2, hot_probation=0, hot_drain_timeout=60, **tls)
+    service.start()
+    host, port = service.address.split(":")
+    with socket.create_connection((host, int(port)), timeout=20) as stalled, service.connect() as silent:
+        stalled.sendall(b"\x16\x03\x01\x02\x00\x01\x00")  # the beginning of a TLS handshake
+        new = service.begin_drain()
+        finish(service, new)
+        silent.was_closed()
+
+
+def test_clients_that_keep_their_sockets_open_delay_nobody(service: Service, transport: dict[str, str]) -> None:
+    """gunicorn's sync worker, from 26 on, waits 2 s for each."""
+    service.configure(worker_class="sync", workers=1, hot_probation=0, **transport)
+    service.start()
+    end = time.monotonic() + 30
+    with contextlib.ExitStack() as stack:
+        clients = []
+        for number in range(100):
+            client = stack.enter_context(service.connect())
+            client.sock.sendall(GET % b"/")
+            assert answers(read_all(client.sock)) == [("200", "close", "hello\n")]
+            clients.append(client)
+            assert time.monotonic() < end, f"{number} clients took all the time"
+        # What it sends after that is no reason for an RST.
+        clients[0].sock.sendall(GET % b"/")
+        new = service.begin_drain()
+        finish(service, new)
+        assert clients[0].sock.recv(1) == b""
+
+
 @pytest.mark.parametrize("worker", KEEP_ALIVE)
 def test_clients_that_do_not_close_hold_up_no_drain(service: Service, worker: str) -> None:
     threads = {"threads": 2} if worker == "gthread" else {}
@@ -272,7 +306,7 @@ def test_a_request_that_has_begun_is_served(service: Service, worker: str, trans
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("worker", KEEP_ALIVE)
+@pytest.mark.parametrize("worker", [*KEEP_ALIVE, *ASGI_WORKERS])
 def test_two_thousand_idle_connections(service: Service, worker: str) -> None:
     """Ten upgrades under 2,000 kept-alive connections that are mostly idle: none is reset, none goes unanswered."""
     clients = 2000

@@ -210,7 +210,8 @@ def test_many_upgrades_leave_nothing_behind(service: Service) -> None:
     names = set(footprints[4]["environment"])  # type: ignore[call-overload]
     assert not names & {"GUNICORN_HOT_FD", "GUNICORN_PID", "GUNICORN_FD"}
     files = {path.name for path in service.folder.iterdir()} - {"__pycache__"}
-    assert files == {"app.py", "hot.conf.py", "loaded", "log", "output", "pid", "release"}
+    assert files == {"app.py", "gunicorn_hot", "hot.conf.py", "loaded", "log", "output", "pid", "release"}
+    assert len(list((service.folder / "gunicorn_hot").iterdir())) == 1  # the status
 
 
 def test_a_worker_holds_no_end_of_a_channel_but_its_own(service: Service) -> None:

@@ -4,20 +4,34 @@ from __future__ import annotations
 
 import contextlib
 import shutil
+import ssl
 from collections.abc import Iterator
 from typing import Any
 
 import pytest
-from server import APPS, Service, wait_gone
+from server import APPS, Certificate, Service, wait_gone
 
 simple_websocket = pytest.importorskip("simple_websocket", reason="websockets in WSGI: gunicorn_hot[test]")
 
 WORKERS = ["gthread", "gevent"]
 
 
+@pytest.fixture(params=["tcp", "tls"])
+def transport(request: pytest.FixtureRequest, service: Service) -> dict[str, str]:
+    """The settings of a transport that the service then speaks."""
+    if request.param == "tcp":
+        return {}
+    certificate: Certificate = request.getfixturevalue("certificate")
+    return service.use_tls(certificate)
+
+
 @contextlib.contextmanager
 def websocket(service: Service) -> Iterator[Any]:
-    client = simple_websocket.Client(f"ws://{service.address}/socket")
+    context = ssl.create_default_context()
+    context.check_hostname = False
+    context.verify_mode = ssl.CERT_NONE
+    scheme = "wss" if service.tls else "ws"
+    client = simple_websocket.Client(f"{scheme}://{service.address}/socket", ssl_context=context)
     try:
         yield client
     finally:
@@ -34,9 +48,9 @@ def say(client: Any, word: str) -> tuple[str, int]:
 
 
 @pytest.mark.parametrize("worker", WORKERS)
-def test_a_websocket_lives_through_the_upgrade(service: Service, worker: str) -> None:
+def test_a_websocket_lives_through_the_upgrade(service: Service, worker: str, transport: dict[str, str]) -> None:
     shutil.copy(APPS / "sockets.py", service.folder / "app.py")
-    service.configure(worker_class=worker, hot_probation=0, hot_drain_timeout=60)
+    service.configure(worker_class=worker, hot_probation=0, hot_drain_timeout=60, **transport)
     service.start()
     with websocket(service) as old:
         before = say(old, "hello")
@@ -52,9 +66,9 @@ def test_a_websocket_lives_through_the_upgrade(service: Service, worker: str) ->
 
 
 @pytest.mark.parametrize("worker", WORKERS)
-def test_a_websocket_is_cut_at_the_deadline(service: Service, worker: str) -> None:
+def test_a_websocket_is_cut_at_the_deadline(service: Service, worker: str, transport: dict[str, str]) -> None:
     shutil.copy(APPS / "sockets.py", service.folder / "app.py")
-    service.configure(worker_class=worker, hot_probation=0, hot_drain_timeout=1)
+    service.configure(worker_class=worker, hot_probation=0, hot_drain_timeout=1, **transport)
     service.start()
     with websocket(service) as client:
         _, pid = say(client, "hello")

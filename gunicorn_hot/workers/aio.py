@@ -6,6 +6,7 @@ kept the loop busy, they would accept once more. What an accepted connection spe
 
 from __future__ import annotations
 
+import _socket
 import asyncio
 import errno
 import os
@@ -13,7 +14,7 @@ import signal
 import socket
 import sys
 import time
-from functools import partial
+from collections.abc import Callable
 from typing import Any
 
 from gunicorn.arbiter import Arbiter
@@ -40,6 +41,18 @@ _LAST_CANCEL = 0.5
 _QUIT = 4
 
 
+class _Client(socket.socket):
+    """An accepted connection, at half the price: Python's own class asks for enumerations that nobody needs here, and
+    its `accept` makes two more of them. The loops call these by way of that class; what they get is what it wraps."""
+
+    _io_refs = 0
+    _closed = False
+    __init__ = _socket.socket.__init__
+    family = _socket.socket.family  # type: ignore[assignment]
+    type = _socket.socket.type  # type: ignore[assignment]
+    detach = _socket.socket.detach
+
+
 class AioWorker(HotWorker):
     """Mixed into a gunicorn worker class that runs an event loop, before it.
 
@@ -60,7 +73,8 @@ class AioWorker(HotWorker):
         self._link_fd: int | None = None
         self._is_open = self._is_resting = False
         self._has_said_ready = False
-        #: Connections that have no transport yet, or are in their TLS handshake: what is awaited for each.
+        #: What makes their transports, by what it waits for: of connections that have none yet, or are in their TLS
+        #: handshake.
         self._arriving: dict[Any, Any] = {}
         self._burst = 1
         self._lingering: dict[int, tuple[Any, Any]] = {}
@@ -88,8 +102,8 @@ class AioWorker(HotWorker):
         """Return the context for TLS, or None."""
         raise NotImplementedError
 
-    def make_protocol(self) -> Any:
-        """Return the protocol of a new connection."""
+    def protocol_factory(self) -> Callable[[], Any]:
+        """Return what makes the protocol of a new connection."""
         raise NotImplementedError
 
     def keep_alive(self) -> float:
@@ -114,6 +128,9 @@ class AioWorker(HotWorker):
     def restart_websocket(self, connection: Any) -> bool:
         """Close the connection with 1012 (Service Restart), if it is a websocket's; return whether it is."""
         raise NotImplementedError
+
+    def abandon(self, connection: Any) -> None:
+        """What is left is cut now: see to it that the connection's client gets no answer to that, but an end."""
 
     def has_left(self, connection: Any) -> bool:
         """Whether the connection has ended, and, as far as is known, what the application does for it."""
@@ -186,6 +203,9 @@ class AioWorker(HotWorker):
     def _close_loop(self) -> None:
         loop = self.loop
         try:
+            if self.leaves_at_once:
+                for connection in list(self.connections):
+                    self.abandon(connection)
             tasks = asyncio.all_tasks(loop)
             for task in tasks:
                 task.cancel()
@@ -371,13 +391,14 @@ class AioWorker(HotWorker):
         """Do what follows from the phase: read the listeners or not, and the link while there is one."""
         drain = self.drain
         accepts = drain.accepting and self.alive and self._is_open and not self._is_resting
-        wanted = {listener.fileno(): listener for listener in self.sockets} if accepts else {}
+        listeners: list[Any] = list(self.sockets) if accepts else []
+        wanted = {listener.fileno(): listener for listener in listeners}
         for fd in [fd for fd in self._watched if fd not in wanted]:
             self.loop.remove_reader(fd)
             del self._watched[fd]
         for fd, listener in wanted.items():
             if fd not in self._watched:
-                self.loop.add_reader(fd, self._on_listener, listener)
+                self.loop.add_reader(fd, self._acceptor(listener.sock))
                 self._watched[fd] = listener
         if self.link.worker_end.closed and self._link_fd is not None:
             self.loop.remove_reader(self._link_fd)
@@ -388,59 +409,70 @@ class AioWorker(HotWorker):
 
     # --- connections
 
-    def _on_listener(self, listener: Any) -> None:
-        board = self.board
-        accept = listener.sock.accept
-        # To learn that nobody else waits is an exception: it is risked only when connections come faster than they are
-        # taken.
-        self._burst = min(2 * self._burst, _ACCEPTS) if self._arriving else 1
-        for _ in range(self._burst):
-            board[ACCEPTING] = 1
-            try:
-                if not (self.alive and self.may_accept()):
-                    self._on_done(None)
+    def _acceptor(self, listener: Any) -> Callable[[], None]:
+        """Return what accepts from a listening socket when that is readable.
+
+        All that it needs is at hand: with uvloop a new connection costs little else, and a benchmark shows it."""
+        accept, family, kind, proto = listener._accept, int(listener.family), int(listener.type), listener.proto
+        board, may_accept, arriving, advance = self.board, self.may_accept, self._arriving, self._advance
+        connect, make_protocol, tls = self.loop.connect_accepted_socket, self.protocol_factory(), self._tls
+
+        def on_readable() -> None:
+            # To learn that nobody else waits is an exception: it is risked only when connections come faster than they
+            # are taken.
+            burst = self._burst = min(2 * self._burst, _ACCEPTS) if arriving else 1
+            while burst:
+                burst -= 1
+                board[ACCEPTING] = 1
+                try:
+                    if not (self.alive and may_accept()):
+                        self._on_done(None)
+                        return
+                    fd, _address = accept()
+                except OSError as exc:
+                    self._on_accept_error(exc)
                     return
-                client, _address = accept()
-            except OSError as exc:
-                if exc.errno in NOBODY_WAITS:
-                    return
-                if exc.errno in _NO_DESCRIPTORS:
-                    self.log.error("Cannot accept: %s; next try in %gs", exc, _REST)
-                    self._is_resting = True
-                    self._follow()
-                    self.loop.call_later(_REST, self._rested)
-                    return
-                raise
-            finally:
-                board[ACCEPTING] = 0
-            # Both loops make it non-blocking.
-            self._advance(self.loop.connect_accepted_socket(self.make_protocol, client, ssl=self._tls))
+                finally:
+                    board[ACCEPTING] = 0
+                # Both loops make it non-blocking.
+                advance(connect(make_protocol, _Client(family, kind, proto, fd), ssl=tls))
+
+        return on_readable
+
+    def _on_accept_error(self, exc: OSError) -> None:
+        if exc.errno in NOBODY_WAITS:
+            return
+        if exc.errno not in _NO_DESCRIPTORS:
+            raise exc
+        self.log.error("Cannot accept: %s; next try in %gs", exc, _REST)
+        self._is_resting = True
+        self._follow()
+        self.loop.call_later(_REST, self._rested)
 
     def _rested(self) -> None:
         self._is_resting = False
         self._follow()
 
-    def _advance(self, connecting: Any, waiter: Any = None) -> None:
+    def _advance(self, connecting: Any) -> None:
         """Go on with the making of a connection's transport. A task does no more than this, at a cost that a
         benchmark of new connections shows."""
         try:
             waiter = connecting.send(None)
+            self._arriving[waiter] = connecting
+            waiter.add_done_callback(self._on_arrived)
+            return
         except StopIteration:
-            waiter = None
+            pass
         except (OSError, asyncio.CancelledError) as exc:
             # A client that speaks no TLS, or has gone. The loop has closed the socket.
             self.log.debug("Connection lost in its handshake: %s", exc)
-            waiter = None
         except Exception:
             self.log.exception("Cannot serve a connection")
-            waiter = None
-        if waiter is not None:
-            self._arriving[connecting] = waiter
-            waiter.add_done_callback(partial(self._advance, connecting))
-            return
-        self._arriving.pop(connecting, None)
         if not self.drain.accepting:
             self._on_done(None)
+
+    def _on_arrived(self, waiter: Any) -> None:
+        self._advance(self._arriving.pop(waiter))
 
     def on_connection_lost(self, connection: Any, exc: Exception | None) -> None:
         """Called by a protocol when its connection has ended; nothing of its output is left in this process."""
@@ -501,7 +533,7 @@ class AioWorker(HotWorker):
             return
         patience = self.keep_alive()
         # It has not even come to the end of its TLS handshake.
-        for waiter in list(self._arriving.values()):
+        for waiter in list(self._arriving):
             waiter.cancel()
         oldest = None
         now = time.monotonic()

@@ -31,6 +31,8 @@ else:
 
 _REASON_BYTES = 8192
 _PR_SET_PDEATHSIG = 1
+#: Made in the master: each worker would pay for its own.
+_prctl: Any = ctypes.CDLL(None).prctl if sys.platform == "linux" else None
 _ORPHAN_GRACE_SECONDS = 2
 #: s; a heartbeat costs a system call, and its master looks for one once a second: more often than this is waste.
 BEAT = 0.01
@@ -82,6 +84,7 @@ class HotWorker(_Base):
     #: What it has told its master to wait for, and in the master: what it was told.
     waits = ""
     _has_reported = False
+    _is_leaving = False
     #: `max_requests`, while a hold keeps this worker from being recycled.
     _recycle_at: int | None = None
 
@@ -141,9 +144,9 @@ class HotWorker(_Base):
         """Let the kernel send `sig` when the master dies. Linux only.
 
         A worker that loads the application reads no link, and one that hangs in it never will."""
-        if sys.platform != "linux":
+        if _prctl is None:
             return
-        ctypes.CDLL(None).prctl(_PR_SET_PDEATHSIG, int(sig))
+        _prctl(_PR_SET_PDEATHSIG, int(sig))
         if os.getppid() != self.ppid:
             os.kill(os.getpid(), sig)
 
@@ -257,6 +260,7 @@ class HotWorker(_Base):
                     self.sockets = [listener for listener in self.sockets if listeners.is_listening(listener)]
                     self.drain.resume()
                     app.take_back()
+                    self._is_leaving = False
                     self.on_phase()
                 elif message.type == "drain":
                     # The master ends the drain, by SIGQUIT: this worker's own deadline is only for a master that dies.
@@ -288,7 +292,15 @@ class HotWorker(_Base):
         self.drain.drain(time.monotonic(), timeout)
         self.show_in_flight()
         self.on_phase()
+        self.begin_to_leave()
+
+    def begin_to_leave(self) -> None:
+        """Tell the application, and the hook, that this worker drains, or was stopped, or has served its
+        `max_requests`; once. On the main thread."""
         app.announce()
+        if self._is_leaving:
+            return
+        self._is_leaving = True
         try:
             self.cfg.on_drain(self)
         except Exception:

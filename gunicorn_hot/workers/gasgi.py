@@ -3,8 +3,11 @@
 from __future__ import annotations
 
 import time
+from collections.abc import Callable
+from functools import partial
 from typing import TYPE_CHECKING, Any
 
+import gunicorn
 from gunicorn.asgi.protocol import ASGIProtocol
 from gunicorn.workers.gasgi import ASGIWorker as StockASGIWorker
 
@@ -13,10 +16,13 @@ from gunicorn_hot.link import IN_FLIGHT
 from gunicorn_hot.workers.aio import AioWorker
 from gunicorn_hot.workers.lifespan import Lifespan
 from gunicorn_hot.workers.numbering import numbered_asgi
+from gunicorn_hot.workers.pipeline import Ahead, hidden, waiting
 
 _SERVICE_RESTART = 1012
 #: From 27 on gunicorn's protocol announces an end that it knows of.
 _ANNOUNCES = hasattr(ASGIProtocol, "_will_close")
+#: Until then it forgets what has come behind a request.
+_PIPELINES = gunicorn.version_info >= (27,)
 
 
 class _Protocol(ASGIProtocol):
@@ -32,11 +38,17 @@ class _Protocol(ASGIProtocol):
     if TYPE_CHECKING:
         _request_ready: Any
         _current_request: Any
+        _callback_parser: Any
+        _reading_paused: bool
         _closed: bool
+        transport: Any
 
     def connection_made(self, transport: Any) -> None:
-        self.worker.connections.add(self)
-        super().connection_made(transport)
+        worker = self.worker
+        worker.connections.add(self)
+        ASGIProtocol.connection_made(self, transport)
+        if not worker.drain.accepting:
+            self.pause()
 
     def connection_lost(self, exc: Exception | None) -> None:
         super().connection_lost(exc)
@@ -46,6 +58,17 @@ class _Protocol(ASGIProtocol):
     def _on_headers_complete(self) -> Any:
         self.since = time.monotonic()
         return ASGIProtocol._on_headers_complete(self)  # type: ignore[attr-defined]
+
+    def pause(self) -> None:
+        self.__class__ = _PausedProtocol
+        self.quiet_since = None if self.request_under_way() else time.monotonic()
+        # uvloop keeps the method that it calls.
+        self.transport.set_protocol(self)
+
+    @property
+    def http2(self) -> Any:
+        """What speaks HTTP/2 on it, if anything does."""
+        return getattr(self, "_h2_conn", None)
 
     # Asked for only where there is an access log. gunicorn has no environ here but what it makes for that.
 
@@ -63,13 +86,55 @@ class _Protocol(ASGIProtocol):
 
 class _PausedProtocol(_Protocol):
     """What each connection becomes with the pause, until the worker resumes: it announces its end in every response
-    that is begun. One that has begun has said that the connection is kept, and so it is."""
+    that is begun, or in the last of those whose requests had been received. One that has begun has said that the
+    connection is kept, and so it is."""
+
+    _ahead: Ahead | None = None
+    #: Whether a part of a request's head has come.
+    _is_begun = False
 
     def data_received(self, data: bytes) -> None:
         self.quiet_since = None
+        if self._ahead is not None:
+            self._ahead.read(len(data))
         super().data_received(data)
 
+    def _feed_callback_parser(self, data: bytes) -> Any:
+        self._is_begun = True
+        self._cancel_keepalive_timer()  # type: ignore[attr-defined]
+        return super()._feed_callback_parser(data)  # type: ignore[misc]
+
+    def _on_headers_complete(self) -> Any:
+        self._is_begun = False
+        return super()._on_headers_complete()
+
+    def _arm_keepalive_timer(self) -> None:
+        # gunicorn 27 takes a connection for idle on which a request has begun to come behind another one.
+        if not self._is_begun:
+            super()._arm_keepalive_timer()  # type: ignore[misc]
+
+    def resume(self) -> None:
+        self._is_begun = False
+        self.__class__ = _Protocol  # type: ignore[assignment]
+        self._ahead = None
+        self.transport.set_protocol(self)
+
+    def _has_more(self) -> bool:
+        """Whether a request behind this one had been received when this was first asked; asked once for each."""
+        parser = self._callback_parser
+        if not _PIPELINES or parser is None or not parser.is_complete:
+            return False
+        held, there = len(parser.remaining()), waiting(self.transport.get_extra_info("socket"))
+        if not held + there:
+            return False
+        if self._ahead is None:
+            self._ahead = Ahead()
+        return self._ahead.has_more(held, there, hidden(self.transport, self._reading_paused))
+
     def _send_response_start(self, status: int, headers: Any, request: Any, **kwargs: Any) -> None:
+        if not kwargs.get("close") and self._has_more():
+            super()._send_response_start(status, headers, request, **kwargs)  # type: ignore[misc]
+            return
         request.must_close = True
         if _ANNOUNCES:
             # Once somebody has read them, gunicorn asks the request again when its response has ended.
@@ -96,6 +161,12 @@ class ASGIWorker(AioWorker, StockASGIWorker):
     def make_loop(self) -> Any:
         return self.loop  # made by gunicorn's init_process
 
+    def prepare(self) -> None:
+        if "h2" in self.cfg.http_protocols:
+            from gunicorn_hot.workers import http2_async
+
+            http2_async.use()
+
     def make_lifespan(self) -> Lifespan:
         asgi = {"version": "3.0", "spec_version": "2.4"}
         return Lifespan(self.asgi, getattr(self.cfg, "asgi_lifespan", "auto"), asgi, self.state)
@@ -106,17 +177,16 @@ class ASGIWorker(AioWorker, StockASGIWorker):
     def make_tls(self) -> Any:
         return self._get_ssl_context()  # type: ignore[attr-defined]
 
-    def make_protocol(self) -> Any:
-        return (_Protocol if self.drain.accepting else _PausedProtocol)(self)
+    def protocol_factory(self) -> Callable[[], Any]:
+        return partial(_Protocol, self)
 
     def _follow(self) -> None:
-        now = time.monotonic()
+        accepting = self.drain.accepting
         for connection in self.connections:
-            if self.drain.accepting:
-                connection.__class__ = _Protocol
-            elif connection.__class__ is _Protocol:
-                connection.__class__ = _PausedProtocol
-                connection.quiet_since = None if connection.request_under_way() else now
+            if (connection.__class__ is _Protocol) != accepting:
+                connection.resume() if accepting else connection.pause()
+            if connection.http2 is not None:
+                connection.http2.stay() if accepting else connection.http2.leave()
         super()._follow()
 
     # --- connections and requests
@@ -126,27 +196,33 @@ class ASGIWorker(AioWorker, StockASGIWorker):
 
     def idle_since(self, connection: Any) -> float | None:
         # Also of those with a timer: that of gunicorn 25 and 26 is stopped as soon as it has been started.
-        # HTTP/2, uWSGI's protocol and websockets have no such parser, and their own ideas of being idle.
+        if connection.http2 is not None:
+            return connection.http2.idle_since()  # type: ignore[no-any-return]
+        # uWSGI's protocol and websockets have no such parser, and their own ideas of being idle.
         if connection._callback_parser is None or connection.request_under_way() is not None:
             return None
         since: float | None = connection.quiet_since
         return since
 
     def close_idle(self, connection: Any) -> None:
+        if connection.http2 is not None:
+            connection.http2.dismiss()
+            return
         connection._close_transport()
         if connection._request_ready is not None:
             connection._request_ready.set()
 
     def under_way(self) -> list[tuple[str, str, float]]:
-        return [
-            (request.method, request.uri, connection.since)
-            for connection in list(self.connections)
-            if (request := connection.request_under_way()) is not None
-        ]
+        found = []
+        for connection in list(self.connections):
+            if connection.http2 is not None:
+                found += [(request.method, request.uri, began) for request, began in connection.http2.begun.values()]
+            elif (request := connection.request_under_way()) is not None:
+                found.append((request.method, request.uri, connection.since))
+        return found
 
     def show_in_flight(self) -> None:
-        count = sum(connection.request_under_way() is not None for connection in self.connections)
-        self.board[IN_FLIGHT] = min(count, 255)
+        self.board[IN_FLIGHT] = min(len(self.under_way()), 255)
 
     def restart_websocket(self, connection: Any) -> bool:
         websocket = connection._websocket

@@ -7,11 +7,8 @@ from typing import Any
 import gevent
 from gevent import socket, ssl
 
+from gunicorn_hot.workers import linger
 from gunicorn_hot.workers.pipeline import is_waiting
-
-#: As in gunicorn's `util.close_graceful`: seconds, and bytes per read.
-LINGER = 2.0
-_LINGER_READ = 65536
 
 
 def at_most(seconds: float) -> gevent.Timeout:
@@ -50,8 +47,8 @@ class Client(socket.socket):
             self._notify_end()
             socket.socket.shutdown(self, socket.SHUT_WR)
             self.settimeout(None)
-            with at_most(LINGER):
-                while socket.socket.recv(self, _LINGER_READ):
+            with at_most(linger.SECONDS):
+                while socket.socket.recv(self, linger.READ):
                     pass
         except OSError:
             pass  # the client was quicker

@@ -19,8 +19,9 @@ from gunicorn.workers import base, ggevent
 from gunicorn_hot.app import GENERATION_KEY, generation
 from gunicorn_hot.link import ACCEPTING
 from gunicorn_hot.listeners import is_listening
+from gunicorn_hot.workers import linger
 from gunicorn_hot.workers.base import HotWorker
-from gunicorn_hot.workers.gevent_client import LINGER, Client, TLSClient, Wait, at_most
+from gunicorn_hot.workers.gevent_client import Client, TLSClient, Wait, at_most
 
 _TICK = 1.0
 #: s, beyond the keep-alive timeout: for a client's TLS handshake, or its first byte. As gunicorn's gthread has it.
@@ -163,6 +164,7 @@ class GeventWorker(HotWorker, ggevent.GeventWorker):
             if self.drain.draining and not self.cfg.keepalive:
                 self._end_silent()
             self.changed.wait(self.drain.wait(now, _TICK))
+        self.begin_to_leave()
         # Not closed yet: a connection that was just accepted still asks its listener for a name.
         for server in self._servers:
             server.stop_accepting()
@@ -259,7 +261,7 @@ class GeventWorker(HotWorker, ggevent.GeventWorker):
 
     def _dismiss(self, connection: Any, client: Any) -> None:
         connection.say_goaway()
-        gevent.sleep(LINGER)
+        gevent.sleep(linger.SECONDS)
         try:
             # Ends also the wait of the greenlet that reads from it.
             socket.socket.shutdown(client, socket.SHUT_RDWR)

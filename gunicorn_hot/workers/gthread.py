@@ -4,8 +4,6 @@ from __future__ import annotations
 
 import math
 import selectors
-import socket
-import ssl
 import time
 from functools import partial
 from typing import Any
@@ -16,8 +14,9 @@ from gunicorn.workers.gthread import _DEFER, DEFAULT_WORKER_DATA_TIMEOUT  # type
 from gunicorn.workers.gthread import ThreadWorker as StockThreadWorker
 
 from gunicorn_hot.link import ACCEPTING
+from gunicorn_hot.workers import linger
 from gunicorn_hot.workers.base import BEAT, NOBODY_WAITS, HotWorker
-from gunicorn_hot.workers.gthread_client import ClientsTurn, Connection, notify_end
+from gunicorn_hot.workers.gthread_client import ClientsTurn, Connection
 from gunicorn_hot.workers.pipeline import is_waiting
 
 _TICK = 1.0
@@ -25,9 +24,6 @@ _TICK = 1.0
 _SEES_WHAT_WAS_READ_AHEAD = gunicorn.version_info >= (27,)
 #: s, at the end of a drain: for what crosses the end of an idle connection.
 _LAST_LINGER = 0.1
-#: As in gunicorn's `util.close_graceful`: seconds, and bytes per read.
-_LINGER = 2.0
-_LINGER_READ = 65536
 
 
 def _nothing() -> None:
@@ -83,6 +79,7 @@ class ThreadWorker(HotWorker, StockThreadWorker):
             if drain.draining or self._lingering:
                 patience = self._patience(now)
             self.wait_for_and_dispatch_events(patience)
+        self.begin_to_leave()
         self._forget_link()
         self.poller.unregister(queue.fileno())
         # What is left is what gunicorn's worker does after SIGTERM. Its own loop ends before its first pass.
@@ -124,32 +121,20 @@ class ThreadWorker(HotWorker, StockThreadWorker):
             patience = min(patience, max(BEAT, next(iter(self._lingering.values())) - now))
         return patience
 
-    # gunicorn 26 and 27 wait for the client's end of a closed connection on the main thread, up to 2 s for each: a few
-    # clients that do not close hold up everybody, and a drain says "Connection: close" to all of them.
-
     def linger(self, client: Any) -> None:
-        """End a connection: read on for a while, so that no RST overtakes the response (RFC 9112 9.6)."""
+        """End a connection; gunicorn waits for the client's end on the main thread."""
         try:
-            client.setblocking(False)
-            if isinstance(client, ssl.SSLSocket):
-                notify_end(client)
-            client.shutdown(socket.SHUT_WR)
+            linger.begin(client)
             self.poller.register(client, selectors.EVENT_READ, self._on_lingering)
         except (OSError, ValueError):
             util.close(client)  # the client was quicker
         else:
-            self._lingering[client] = time.monotonic() + _LINGER
+            self._lingering[client] = time.monotonic() + linger.SECONDS
             self.nr_conns += 1
 
     def _on_lingering(self, client: Any) -> None:
-        try:
-            if client.recv(_LINGER_READ):
-                return
-        except (BlockingIOError, ssl.SSLWantReadError):
-            return
-        except OSError:
-            pass
-        self._end(client)
+        if linger.is_over(client):
+            self._end(client)
 
     def murder_keepalived(self, force: bool = False) -> None:
         # Also called by the loop in which gunicorn's worker stops.

@@ -6,20 +6,14 @@ import ssl
 from typing import Any
 
 from gunicorn import http, util
-from gunicorn.sock import is_http2_negotiated, ssl_context
+from gunicorn.sock import is_http2_negotiated
 from gunicorn.workers.gthread import TConn
+
+from gunicorn_hot.workers import tls
 
 
 class ClientsTurn(BaseException):
     """The TLS handshake goes on when the client has said something. No Exception: gunicorn would answer it."""
-
-
-def notify_end(client: ssl.SSLSocket) -> None:
-    """Tell a TLS client that this is the end and no attack (RFC 9112 9.8); does not wait for it to say the same."""
-    try:
-        client.unwrap()
-    except (OSError, ValueError):
-        pass
 
 
 class Connection(TConn):
@@ -43,12 +37,7 @@ class Connection(TConn):
 
         gunicorn's own waits in a thread of the pool, for ever: as many stalled clients as there are threads stop it."""
         if not isinstance(self.sock, ssl.SSLSocket):
-            self.sock = ssl_context(self.cfg).wrap_socket(
-                self.sock,
-                server_side=True,
-                suppress_ragged_eofs=self.cfg.suppress_ragged_eofs,
-                do_handshake_on_connect=False,
-            )
+            self.sock = tls.wrap(self.sock, self.cfg)
         self.sock.setblocking(False)
         try:
             self.sock.do_handshake()

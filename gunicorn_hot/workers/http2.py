@@ -37,6 +37,11 @@ _MAX_STREAM = 2**31 - 1
 _MOMENT_MS = 1
 
 
+def goaway(last: int) -> bytes:
+    """Return a GOAWAY frame that says which stream is the last to be processed, and that nothing is wrong."""
+    return _GOAWAY.pack(0, _BODY_BYTES, _GOAWAY_TYPE, 0, 0, last, HTTP2ErrorCode.NO_ERROR)
+
+
 def use() -> None:
     """Let this process's HTTP/2 connections be ours. gunicorn 25.3 to 27 look the class up for each of them."""
     stock.HTTP2ServerConnection = Connection  # type: ignore[misc]
@@ -129,9 +134,8 @@ class Connection(stock.HTTP2ServerConnection):
         if self._closed or self._last is not None:
             return
         self._last = self.h2_conn.highest_inbound_stream_id
-        frame = _GOAWAY.pack(0, _BODY_BYTES, _GOAWAY_TYPE, 0, 0, self._last, HTTP2ErrorCode.NO_ERROR)
         try:
-            self.sock.sendall(frame)
+            self.sock.sendall(goaway(self._last))
         except OSError:
             pass  # it has gone, or reads nothing
 

@@ -12,6 +12,9 @@ import termios
 from collections.abc import Callable
 from typing import Any
 
+#: bytes; asyncio's and uvloop's high water mark of what they have not decrypted.
+_LOOPS_BUFFER = 256 * 1024
+
 
 def more_received(request: Any) -> bool:
     """Return whether a request behind this one had been received when this was first asked on its connection.
@@ -24,12 +27,12 @@ def more_received(request: Any) -> bool:
     left = _body_left(request)
     if left is None:
         return False
-    held, waiting = len(unreader.buf.getbuffer()), _waiting(sock)
-    if held + waiting <= left:
+    held, there = len(unreader.buf.getbuffer()), waiting(sock)
+    if held + there <= left:
         return False
     meter = getattr(unreader, "hot_meter", None)
     if meter is None:
-        meter = unreader.hot_meter = _Meter(unreader.chunk, held, waiting)
+        meter = unreader.hot_meter = _Meter(unreader.chunk, held, there)
         unreader.chunk = meter.chunk
     # The end of this request lies before the end of what had been received.
     return meter.consumed(held) + left < meter.received
@@ -37,7 +40,47 @@ def more_received(request: Any) -> bool:
 
 def is_waiting(sock: Any) -> bool:
     """Return whether there is something to read, now: bytes, not an end."""
-    return _waiting(sock) > 0
+    return waiting(sock) > 0
+
+
+def hidden(transport: Any, is_paused: bool) -> int:
+    """Return how many bytes an event loop may have read from a connection, and keeps while its protocol reads nothing.
+
+    Both loops read on with TLS, up to this; nobody is told how much it is."""
+    return _LOOPS_BUFFER if is_paused and transport.get_extra_info("ssl_object") is not None else 0
+
+
+class Ahead:
+    """The same question for a connection that an event loop reads, and a parser holds; all numbers are bytes."""
+
+    __slots__ = ("_end", "_read")
+
+    def __init__(self) -> None:
+        self._read = 0
+        #: Where that ends which had been received when it was first asked.
+        self._end: int | None = None
+
+    def read(self, count: int) -> None:
+        """Note that the loop has read something more from the connection."""
+        self._read += count
+
+    def ask(self, there: int) -> None:
+        """Only what has been received now counts; `there`: what the loop has not read yet. A second call is ignored."""
+        if self._end is None:
+            self._end = self._read + there
+
+    def is_beyond(self, held: int = 0) -> bool:
+        """Whether all that counts has been taken from the parser, which still holds `held`."""
+        return self._end is not None and self._read - held >= self._end
+
+    def has_more(self, held: int, there: int, hidden: int) -> bool:
+        """Whether a request, or the beginning of one, lies behind those that the parser has taken.
+
+        `hidden`: what the loop may have read besides, and keeps to itself (see `hidden`)."""
+        if not held + there:
+            return False
+        self.ask(there + hidden)
+        return not self.is_beyond(held)
 
 
 class _Meter:
@@ -68,7 +111,7 @@ def _body_left(request: Any) -> int | None:
     return 0 if getattr(reader, "parser", reader) is None else None
 
 
-def _waiting(sock: Any) -> int:
+def waiting(sock: Any) -> int:
     """Return how many bytes can be read; with TLS about as many, for they are counted as they came."""
     pending = getattr(sock, "pending", None)
     try:

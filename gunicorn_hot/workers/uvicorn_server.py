@@ -5,7 +5,9 @@ from __future__ import annotations
 import asyncio
 import sys
 import time
+from collections.abc import Callable
 from email.utils import formatdate
+from functools import partial
 from random import randint
 from typing import TYPE_CHECKING, Any
 
@@ -17,24 +19,24 @@ from gunicorn_hot.link import IN_FLIGHT
 from gunicorn_hot.workers.aio import AioWorker
 from gunicorn_hot.workers.lifespan import Lifespan
 from gunicorn_hot.workers.numbering import numbered_asgi
+from gunicorn_hot.workers.uvicorn_leaving import Headers, LastHeaders, counting, mixin
 
 if TYPE_CHECKING:
     _Mixin = asyncio.Protocol
 else:
     _Mixin = object
 
-_CLOSE = (b"connection", b"close")
-
 
 def _http(base: Any, worker: UvicornMixin) -> Any:
     """Return a subclass of the protocol class that uvicorn was told to use.
 
-    The one Python call more for each piece of data is as short as it can be: it would be seen in a benchmark."""
-    received, now = base.data_received, time.monotonic
+    The one Python call more for each piece of data is as short as it can be: it would be seen in a benchmark. So would
+    one for each connection that ends: nobody wants to know in steady state, and later the class is told to `watch`."""
+    received, lost, now = base.data_received, base.connection_lost, time.monotonic
     if _speaks_http2(base):
-        return type("Http2", (_Connection, base), {"worker": worker})
+        return type("Http2", (_Connection, base), {"worker": worker, "watch": lambda _: None})
 
-    class Http(_Connection, base):  # type: ignore[misc]
+    class Http(mixin(base), base):  # type: ignore[misc]
         #: When the request came that is, or was last, answered; None: nothing has come yet.
         since: float | None = None
 
@@ -44,7 +46,18 @@ def _http(base: Any, worker: UvicornMixin) -> Any:
                 self.since = now()
             received(self, data)
 
-    Http.worker = worker
+    def connection_lost(self: Any, exc: Exception | None) -> None:
+        lost(self, exc)
+        worker.on_connection_lost(self, exc)
+
+    def watch(is_wanted: bool) -> None:
+        if is_wanted:
+            Http.connection_lost = connection_lost
+        elif "connection_lost" in vars(Http):
+            del Http.connection_lost
+
+    Http.counting = counting(Http)
+    Http.watch = watch
     return Http
 
 
@@ -79,7 +92,8 @@ class _WatchedTasks(_Tasks):
     """What they become when it matters that one ends."""
 
     def discard(self, task: Any) -> None:
-        super().discard(task)
+        # Tasks call this that began while it was watched, and end when it is not any more.
+        set.discard(self, task)
         self.worker.on_task_done()
 
 
@@ -101,9 +115,8 @@ class UvicornMixin(AioWorker):
         self._is_limited = self.max_requests != sys.maxsize
         self.server_state = ServerState()
         self._websocket_state = ServerState()
-        #: Sent with each response. The list stays, and requests hold on to it: so that a response that begins after a
-        #: pause says that it is the last, also if its request had begun before, and nobody has to ask each time.
-        self._headers: list[tuple[bytes, bytes]] = []
+        #: Sent with each response.
+        self._headers = Headers()
         self._websocket_headers: list[tuple[bytes, bytes]] = []
         self._tasks = _Tasks()
         self._tasks.worker = self
@@ -127,8 +140,8 @@ class UvicornMixin(AioWorker):
         self.server_state.default_headers = self._headers
         self._websocket_state.default_headers = self._websocket_headers
         protocol: Any = config.http_protocol_class
-        #: A header that would be wrong in HTTP/2.
-        self._closing = [] if _speaks_http2(protocol) else [_CLOSE]
+        if _speaks_http2(protocol):
+            self._headers.closing = ()  # it would be wrong there
         self._protocol = _http(protocol, self)
         if config.ws_protocol_class is not None:
             websocket = type("Websocket", (_Websocket, config.ws_protocol_class), {"worker": self})
@@ -151,9 +164,9 @@ class UvicornMixin(AioWorker):
     def make_tls(self) -> Any:
         return self.config.ssl
 
-    def make_protocol(self) -> Any:
-        return self._protocol(
-            config=self.config, server_state=self.server_state, app_state=self._state, _loop=self.loop
+    def protocol_factory(self) -> Callable[[], Any]:
+        return partial(
+            self._protocol, config=self.config, server_state=self.server_state, app_state=self._state, _loop=self.loop
         )
 
     # --- once a second
@@ -164,8 +177,7 @@ class UvicornMixin(AioWorker):
         if now - self._dated >= 1:
             self._dated = now
             date = [(b"date", formatdate(now, usegmt=True).encode())] if config.date_header else []
-            self._websocket_headers[:] = date + config.encoded_headers
-            self._show_phase()
+            self._headers[:] = self._websocket_headers[:] = date + config.encoded_headers
         notify = config.callback_notify
         if notify is not None and notify != self.callback_notify and now - self._notified > config.timeout_notify:
             self._notified = now
@@ -174,11 +186,13 @@ class UvicornMixin(AioWorker):
             self.log.info("Autorestarting worker after current request.")
             self.alive = False
 
-    def _show_phase(self) -> None:
-        self._headers[:] = self._websocket_headers + ([] if self.drain.accepting else self._closing)
-
     def _follow(self) -> None:
-        self._show_phase()
+        self._headers.__class__ = Headers if self.drain.accepting else LastHeaders
+        self._protocol.watch(not self.drain.accepting or self._is_quitting)
+        if self.drain.accepting:
+            for connection in self.connections:
+                if getattr(connection, "ahead", None) is not None:
+                    connection.forget()
         if self.drain.accepting and not self._is_limited:
             self._tasks.__class__ = _Tasks
         elif not isinstance(self._tasks, _WatchedTasks):
@@ -207,6 +221,12 @@ class UvicornMixin(AioWorker):
         if is_websocket:
             connection.shutdown()  # with 1012
         return is_websocket
+
+    def abandon(self, connection: Any) -> None:
+        # uvicorn answers a request whose task is cancelled with 500, as if the application were to blame.
+        cycle = getattr(connection, "cycle", None)
+        if cycle is not None and not cycle.response_complete:
+            connection.transport.abort()
 
     def is_idle(self) -> bool:
         return not self._tasks

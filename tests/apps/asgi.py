@@ -92,7 +92,7 @@ async def upload(scope: Any, receive: Any) -> bytes:
         read += len(message.get("body", b""))
         if not message.get("more_body"):
             break
-    announced = int(dict(scope["headers"])[b"content-length"])
+    announced = int(dict(scope["headers"]).get(b"content-length", read))
     if read != announced:
         raise RuntimeError(f"a body of {read} bytes, {announced} were announced")
     return f"{read}\n".encode()
