@@ -439,7 +439,7 @@ class HotArbiter(_Base):
             self.feed(handover.SuccessorLeft())
         elif message.type == "staying":
             self.feed(handover.SuccessorStayed())
-        elif self.reporter.hear(message.type, fields):
+        elif self.reporter.hear(message.type, fields, is_successor=True):
             self._show()
         else:
             self.log.debug("Upgrade: skipped a message of type %r", message.type)
@@ -550,7 +550,7 @@ class HotArbiter(_Base):
 
     def _hear(self, message: Message) -> bool:
         try:
-            return self.reporter.hear(message.type, message.fields)
+            return self.reporter.hear(message.type, message.fields, is_successor=False)
         except (ArithmeticError, LookupError, TypeError, ValueError) as exc:
             self.log.debug("Upgrade: message %r not understood: %r", message.type, exc)
             return False

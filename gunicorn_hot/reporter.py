@@ -65,11 +65,13 @@ class Reporter:
         self._server = server
         self.chronicle = Chronicle(lambda past: statsd.say_upgrade(server.log, past))
         self.refused: Refused | None = None
-        #: What the other master has last said of itself, and of others that it knows.
-        self._peers: list[Master] = []
+        #: What the successor has last said of itself.
+        self._younger: list[Master] = []
+        #: What the predecessor, which drains, has last said of itself, and of others that drain still.
+        self._older: list[Master] = []
         #: In flight there, and when its patience with them ends.
         self._draining: tuple[int, int, float | None] = (0, 0, None)
-        #: Workers that are ready there, and that there will be.
+        #: Workers of the successor that are ready, and that there will be.
         self._ready = (0, 0)
         self._committed = False
         #: The successor was told to write; it is, until it is given up.
@@ -131,7 +133,7 @@ class Reporter:
         self._adjust_clock()
         self._committed = self._is_silent = False
         self._ready = (0, 0)
-        self._peers = [master for master in self._peers if master.role == "draining"]
+        self._younger = []
         self.chronicle.began(id or str(uuid.uuid4()), check, self._server.generation, self._at())
 
     def moved(self, before: P, after: P) -> None:
@@ -162,14 +164,14 @@ class Reporter:
         self._is_orphan = is_orphan
         written = self._read() if self._inherited else None
         if written is not None:
-            self._peers = [
+            self._older = [
                 dataclasses.replace(master, role="draining")
                 for master in written.masters
                 if master.role in ("serving", "draining") and master.pid != self._me.pid
             ]
         self.chronicle.take_over(written, self._at())
         if is_orphan:
-            self._peers = []
+            self._older = []
 
     def takes_back(self) -> None:
         if self._is_silent:
@@ -180,7 +182,7 @@ class Reporter:
     def predecessor_left(self) -> None:
         """In the new master, which serves: the drain of the old one is over."""
         reason = self._left_early if self._left_early is not None else "the old master died while it drained"
-        self._peers = [master for master in self._peers if master.role != "draining"]
+        self._older = []
         if not self._is_orphan:
             self.chronicle.drained(self._at(), reason, self._cut)
         self.show()
@@ -196,7 +198,7 @@ class Reporter:
 
     # --- what the other master says
 
-    def hear(self, type: str, fields: dict[str, Any]) -> bool:
+    def hear(self, type: str, fields: dict[str, Any], is_successor: bool) -> bool:
         """Take a message of the other master; returns False if it is no such. Raises ValueError for a broken one."""
         if type == "drained":
             self._cut, self._left_early = int(fields["cut"]), str(fields["reason"])
@@ -204,12 +206,16 @@ class Reporter:
             self.refuse(str(fields["id"]), str(fields["reason"]))
         elif type == "status":
             try:
-                self._peers = [from_dict(Master, one) for one in fields["masters"]]
+                masters = [from_dict(Master, one) for one in fields["masters"]]
             except StatusError as exc:
                 raise ValueError(str(exc)) from None
-            deadline = fields["deadline"]
-            self._draining = int(fields["requests"]), int(fields["workers"]), deadline and float(deadline)
-            self._ready = int(fields["ready"]), int(fields["total"])
+            if is_successor:
+                self._younger = masters
+                self._ready = int(fields["ready"]), int(fields["total"])
+            else:
+                self._older = masters
+                deadline = fields["deadline"]
+                self._draining = int(fields["requests"]), int(fields["workers"]), deadline and float(deadline)
         else:
             return False
         return True
@@ -242,7 +248,7 @@ class Reporter:
 
     def _settle(self) -> None:
         if self.chronicle.upgrade is not None:
-            self._peers = [master for master in self._peers if master.role == "draining"]
+            self._younger = []
             self.chronicle.over(self._at())
         if self._is_orphan:
             ready, total = self._server._counts()
@@ -281,7 +287,8 @@ class Reporter:
         child = server.successor
         return (
             machine.state, machine.deadline, machine.waits, server._waits, server._is_incoming, self._counted(),
-            child and (child.pid, child.ready, child.total), self._ready, self._peers, self._draining, self.refused,
+            child and (child.pid, child.ready, child.total), self._ready, self._younger,
+            self._older, self._draining, self.refused,
             chronicle.upgrade, chronicle.inherited, chronicle.history,
         )  # fmt: skip
 
@@ -320,7 +327,7 @@ class Reporter:
         fields: dict[str, Any] = {
             "masters": [
                 dataclasses.asdict(dataclasses.replace(one, workers=one.workers[:_MOST_WORKERS]))
-                for one in [own, *(other for other in self._peers if other.role == "draining" == role)]
+                for one in [own, *(self._older if role == "draining" else ())]
             ],
             "requests": sum(worker.in_flight or 0 for worker in own.workers),
             "workers": len(own.workers),
@@ -396,7 +403,7 @@ class Reporter:
 
     def _others(self) -> list[Master]:
         server = self._server
-        others = list(self._peers)
+        others = [*self._younger, *self._older]
         child = server.successor
         if child is not None and all(master.pid != child.pid for master in others):
             # It has not spoken yet.

@@ -125,7 +125,8 @@ def start_by_link(service: Service) -> Path:
 
 def leftovers(service: Service) -> set[str]:
     """Return the names of the files in the service's folder that no test and no application has made."""
-    made = {"app.py", "hot.conf.py", "loaded", "log", "output", "release", "failed", "python", "__pycache__"}
+    made = {"app.py", "hot.conf.py", "loaded", "log", "output", "release", "failed", "python", "__pycache__",
+            "gunicorn_hot"}
     return {path.name for path in service.folder.iterdir()} - made
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import signal
 from collections.abc import Callable
 from pathlib import Path
@@ -321,11 +322,17 @@ def test_what_cannot_be_granted_is_refused_with_a_reason(service: Service) -> No
     Path(request.path(path(service))).write_text("nonsense")
     service.signal(request.SIGNAL)
     service.wait_log("Request ignored: .*is not understood")
-    # Without a request it means nothing, to a worker neither.
-    worker = service.workers()[0]
-    service.signal(request.SIGNAL, worker)
+    # Without a request it means nothing.
     service.signal(request.SIGNAL)
     service.upgrade("B")
+
+
+@pytest.mark.parametrize("worker_class", ["gthread", "asgi"])
+def test_a_worker_does_not_care_for_the_signal(service: Service, worker_class: str) -> None:
+    service.configure(worker_class=worker_class, workers=1)
+    service.start()
+    caught = re.findall(r"SigCgt:\s*(\w+)", Path(f"/proc/{service.workers()[0]}/status").read_text())[0]
+    assert not int(caught, 16) & 1 << (request.SIGNAL - 1)
 
 
 def test_a_request_that_meets_the_drain_is_the_successors(service: Service) -> None:
@@ -336,6 +343,7 @@ def test_a_request_that_meets_the_drain_is_the_successors(service: Service) -> N
         new = service.begin_drain()
         old = service.master
         wait(service, lambda s: s.written.pid == new, "the new master's word")
+        service.release("C hold=third")
         # As if it had been sent just before.
         for command in ("abort", "upgrade"):
             asked = {"id": f"late {command}", "command": command}
@@ -345,6 +353,10 @@ def test_a_request_that_meets_the_drain_is_the_successors(service: Service) -> N
                 found = wait(service, lambda s: s.refused, "the refusal")
                 assert found.refused is not None
                 assert (found.refused.id, found.written.pid) == ("late abort", new)
+        # Of three generations none is forgotten, whoever spoke last.
+        found = wait(service, lambda s: len(s.masters) == 3, "three generations")
+        assert sorted(roles(found)) == ["draining", "serving", "successor"]
+        service.write("third")
         assert wait_past(service, "late upgrade").outcome == "done"
         assert before.written.pid == old
         service.write("go")
