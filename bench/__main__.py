@@ -28,7 +28,8 @@ from bench import (
     steady,
     upgrade,
 )
-from bench.options import FAULTS, SHORT, WORKERS, Options
+from bench.apps import FAULTS
+from bench.options import SHORT, WORKERS, Options
 from bench.rivals import RIVALS
 from bench.tables import Result
 from gunicorn_hot.cli.demo.plot import CannotDraw

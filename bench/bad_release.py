@@ -41,6 +41,9 @@ def run(options: Options, ceiling: Ceiling) -> Result:
             continue
         cells = []
         for fault in options.faults:
+            if fault not in rival.faults:
+                cells.append("-")
+                continue
             record = _try(rival, fault, options)
             result.records.append({"server": name, "version": version, "fault": fault, **record})
             up = "up" if record["up"] else "DOWN"

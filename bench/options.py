@@ -5,10 +5,9 @@ from __future__ import annotations
 from dataclasses import asdict, dataclass
 from typing import Any
 
+from bench.apps import FAULTS
 from bench.rivals import RIVALS
 
-#: Those that `bench.apps.release` has.
-FAULTS = ("import", "hang", "500", "first", "later")
 WORKERS = ("sync", "gthread", "gevent", "asgi", "uvicorn")
 
 

@@ -56,15 +56,16 @@ def run(options: Options, ceiling: Ceiling) -> Result:
 def _measure(rival_class: type[Rival], version: str, options: Options, result: Result) -> None:
     clients, settings = mix("gthread", options.workers or 2)
     windows: list[dict[str, Any]] = []
+    import_s = options.import_s if rival_class.loads else 0.0
     with rival_class(settings["workers"], settings["threads"], options.probation) as rival:
-        rival.release("0", options.import_s)
+        rival.release("0", import_s)
         rival.start()
         load = Load(rival.address, clients, slow_ms=options.slow_ms)
         with load:
             load.wait_for(20 * sum(clients.values()), timeout=60)
             for number in range(1, options.upgrades + 1):
                 gc.freeze()
-                windows.append(upgrade_once(rival, load, str(number), options.import_s))
+                windows.append(upgrade_once(rival, load, str(number), import_s))
                 gc.freeze()
                 start = time.monotonic()
                 time.sleep(windows[-1]["end"] - windows[-1]["start"])   # it is the measurement
@@ -88,7 +89,7 @@ def _measure(rival_class: type[Rival], version: str, options: Options, result: R
         rival_class.title, version, len(upgrades), report.failed, len(report.records),
         _both(with_one[-1:], without[-1:]),
         _both([percentile(with_one, 99)] if with_one else [], [percentile(without, 99)] if without else []),
-        spread([window["answered"] - window["start"] - options.import_s for window in upgrades], 2),
+        spread([window["answered"] - window["start"] - import_s for window in upgrades], 2),
         spread([window["mixed"] * 1000 for window in upgrades], 0), len(report.went_back),
         spread([window["end"] - window["start"] for window in upgrades]),
     )

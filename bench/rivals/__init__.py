@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from bench.rivals import gunicorn, others
+from bench.rivals import gunicorn, others, proxies
 from bench.rivals.base import Phase, Rival
 
 __all__ = ["RIVALS", "Phase", "Rival"]
@@ -13,5 +13,6 @@ RIVALS: dict[str, type[Rival]] = {
     for rival in (
         gunicorn.Hot, gunicorn.HotWithCheck, gunicorn.Hup, gunicorn.Usr2Sleep, gunicorn.Usr2ParentKill,
         others.UwsgiGraceful, others.UwsgiChain, others.Granian, others.Uvicorn,
+        proxies.Nginx, proxies.Haproxy,
     )
 }

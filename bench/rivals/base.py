@@ -20,6 +20,7 @@ from pathlib import Path
 from types import TracebackType
 from typing import ClassVar, NamedTuple
 
+from bench.apps import FAULTS
 from bench.service import BenchError, Exchange, adopt_orphans, free_port, stats
 
 _ROOT = Path(__file__).resolve().parents[2]
@@ -44,6 +45,10 @@ class Rival(ABC):
     #: For `--rival`, and for people.
     name: ClassVar[str]
     title: ClassVar[str]
+    #: Whether it loads an application, which takes its time.
+    loads: ClassVar[bool] = True
+    #: The faults that a release of it can have.
+    faults: ClassVar[tuple[str, ...]] = FAULTS
 
     def __init__(self, workers: int, threads: int, probation: float) -> None:
         self.workers = workers
