@@ -8,7 +8,7 @@ import re
 import select
 import signal
 import subprocess
-import time
+import threading
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -17,6 +17,9 @@ import commandline
 import pytest
 from commandline import Ran, about, finish, hot, start
 from server import Service, is_running, until, wait_gone
+
+from gunicorn_hot import cli
+from gunicorn_hot.cli import following
 
 PIDS = ["follow", "stable"]
 
@@ -49,6 +52,10 @@ def serving(service: Service) -> int:
     [master] = [master for master in current(service)["masters"] if master["role"] == "serving"]
     pid: int = master["pid"]
     return pid
+
+
+def wait_probation(service: Service) -> None:
+    until(lambda: (current(service)["upgrade"] or {}).get("state") == "probation", "the probation in the status")
 
 
 # --- upgrade
@@ -107,9 +114,8 @@ def test_what_drains_is_told(service: Service) -> None:
     assert re.search(r"committed; draining: 1 request in \d old workers?, \d+ s left", ran.out)
 
 
-@pytest.mark.parametrize("hot_pid", PIDS)
-def test_a_broken_release_is_refused_with_its_traceback(service: Service, hot_pid: str) -> None:
-    begin(service, hot_pid=hot_pid)
+def test_a_broken_release_is_refused_with_its_traceback(service: Service) -> None:
+    begin(service)
     service.release("B broken")
     ran = hot(service, "upgrade")
     assert ran.code == 1, ran
@@ -174,6 +180,53 @@ def test_a_second_upgrade_replaces_one_that_boots(service: Service) -> None:
     assert ran.code == 1, ran
 
 
+def test_an_upgrade_in_a_probation_begins_after_it(service: Service) -> None:
+    begin(service, hot_probation=2)
+    service.release("B")
+    first = upgrading(service, "upgrade")
+    wait_probation(service)
+    service.release("C")
+    second = hot(service, "upgrade")
+    assert second.code == 0, second
+    assert "under way already (probation); this one begins after it" in second.out
+    assert service.ask().gen == "C"
+    assert finish(first).code == 0
+
+
+def test_a_master_that_does_not_answer(
+    service: Service, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    begin(service, hot_status_file=str(service.folder / "status.json"))
+    monkeypatch.setattr(following, "ANSWER", 0.3)
+    service.signal(signal.SIGSTOP)
+    try:
+        code = cli.main(["upgrade", "--status-file", str(service.folder / "status.json")])
+    finally:
+        service.signal(signal.SIGCONT)
+    assert code == 4
+    assert "the master has not read the request in 0.3s; it is withdrawn" in capsys.readouterr().err
+    assert not list(service.folder.glob("*.request"))
+    assert current(service)["upgrade"] is None
+
+
+def test_a_request_that_another_one_has_overtaken(
+    service: Service, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    begin(service, hot_status_file=str(service.folder / "status.json"))
+    monkeypatch.setattr(following, "_MENTION", 0.3)
+    path = service.folder / "status.json.request"
+    service.signal(signal.SIGSTOP)
+    first = threading.Timer(0.5, path.unlink)
+    first.start()
+    try:
+        code = cli.main(["upgrade", "--status-file", str(service.folder / "status.json")])
+    finally:
+        first.join()
+        service.signal(signal.SIGCONT)
+    assert code == 1
+    assert "overtaken by another request; nothing was done" in capsys.readouterr().err
+
+
 @pytest.mark.parametrize("hot_pid", PIDS)
 def test_a_service_that_dies_meanwhile(service: Service, hot_pid: str) -> None:
     begin(service, hot_pid=hot_pid, hot_status_file=str(service.folder / "status.json"))
@@ -209,9 +262,8 @@ def test_a_service_that_is_stopped_meanwhile(service: Service) -> None:
 # --- check
 
 
-@pytest.mark.parametrize("hot_pid", PIDS)
-def test_a_check_changes_nothing(service: Service, hot_pid: str) -> None:
-    begin(service, hot_pid=hot_pid)
+def test_a_check_changes_nothing(service: Service) -> None:
+    begin(service)
     service.release("B")
     before = service.workers()
     ran = hot(service, "check")
@@ -252,7 +304,7 @@ def test_out_of_probation_by_command(service: Service, command: str) -> None:
     begin(service, hot_probation=60)
     service.release("B")
     upgrade = upgrading(service, "upgrade")
-    until(lambda: (current(service)["upgrade"] or {}).get("state") == "probation", "the probation in the status")
+    wait_probation(service)
     assert service.ask().gen == "B"
     ran = hot(service, command)
     assert ran.code == 0, ran
@@ -267,7 +319,7 @@ def test_commit_ends_the_probation(service: Service, hot_pid: str) -> None:
     begin(service, hot_probation=600, hot_pid=hot_pid)
     service.release("B")
     upgrade = upgrading(service, "upgrade")
-    until(lambda: (current(service)["upgrade"] or {}).get("state") == "probation", "the probation in the status")
+    wait_probation(service)
     ran = hot(service, "commit")
     assert ran.code == 0, ran
     assert finish(upgrade).code == 0
@@ -356,20 +408,29 @@ def terminal() -> Iterator[tuple[int, int]]:
     os.close(other)
 
 
+class OnTerminal:
+    """A command on a terminal, and what that was sent."""
+
+    def __init__(self, service: Service, terminal: tuple[int, int], *arguments: str) -> None:
+        self._main, other = terminal
+        env = {**service.env, "TERM": "xterm-256color", "PYTHONIOENCODING": "utf-8", "COLUMNS": "120"}
+        self.popen = start(env, *about(service, *arguments), cwd=service.folder, stdout=other)
+        self._sent = b""
+
+    @property
+    def sent(self) -> str:
+        while select.select([self._main], [], [], 0)[0]:
+            self._sent += os.read(self._main, 65536)
+        return self._sent.decode(errors="replace")
+
+    def finish(self) -> tuple[Ran, str]:
+        """Wait for its end, and read on meanwhile; returns how it ended, and all that was sent."""
+        until(lambda: self.sent and self.popen.poll() is not None, "the end of the command", commandline.LONG)
+        return finish(self.popen), self.sent
+
+
 def on_terminal(service: Service, terminal: tuple[int, int], *arguments: str) -> tuple[Ran, str]:
-    """Run a command on a terminal; returns its end, and all that the terminal was sent."""
-    main, other = terminal
-    env = {**service.env, "TERM": "xterm-256color", "PYTHONIOENCODING": "utf-8", "COLUMNS": "120"}
-    popen = start(env, *about(service, *arguments), cwd=service.folder, stdout=other)
-    sent = b""
-    end = time.monotonic() + commandline.LONG
-    while popen.poll() is None:
-        assert time.monotonic() < end
-        if select.select([main], [], [], 0.1)[0]:
-            sent += os.read(main, 65536)
-    while select.select([main], [], [], 0)[0]:
-        sent += os.read(main, 65536)
-    return finish(popen), sent.decode()
+    return OnTerminal(service, terminal, *arguments).finish()
 
 
 def test_a_live_line_on_a_terminal(service: Service, terminal: tuple[int, int]) -> None:
@@ -396,6 +457,22 @@ def test_tables_on_a_terminal(service: Service, terminal: tuple[int, int]) -> No
     assert ran.code == 0, (ran, sent)
     assert "IN FLIGHT" in sent
     assert str(service.master) in sent
+
+
+def test_watch_on_a_terminal_redraws_itself(service: Service, terminal: tuple[int, int]) -> None:
+    pytest.importorskip("rich")
+    begin(service)
+    watch = OnTerminal(service, terminal, "watch")
+    until(lambda: "serving, generation 1" in watch.sent, "the status")
+    service.release("B")
+    service.upgrade()
+    until(lambda: "serving, generation 2" in watch.sent, "the new generation")
+    until(lambda: re.search(r"1 > 2 +.*done", watch.sent), "the upgrade in the table")
+    watch.popen.send_signal(signal.SIGINT)
+    ran, sent = watch.finish()
+    assert (ran.code, ran.err) == (0, "")
+    assert re.search(r"\x1b\[\d*A", sent), "it does not go back up to redraw"
+    assert "\x1b[?25h" in sent.rpartition("\x1b[?25l")[2], "the cursor is not shown again"
 
 
 def test_plain_lines_where_there_is_no_rich(service: Service, terminal: tuple[int, int]) -> None:

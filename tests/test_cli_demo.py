@@ -14,6 +14,11 @@ import pytest
 from commandline import finish, start
 from server import descendants, until
 
+from gunicorn_hot.cli import demo
+from gunicorn_hot.cli.demo.load import Record
+from gunicorn_hot.cli.output import Output
+from gunicorn_hot.cli.progress import Step
+
 
 @pytest.fixture
 def env(environment: dict[str, str], tmp_path: Path) -> dict[str, str]:
@@ -57,16 +62,36 @@ def test_a_demo_that_is_interrupted_leaves_nothing(
 ) -> None:
     shown = tmp_path / "shown"
     with shown.open("w") as out:
-        demo = start(env, "demo", stdout=out)
+        popen = start(env, "demo", stdout=out)
         until(lambda: "From now on" in shown.read_text(), "the load")
         assert leftovers(tmp_path)
-        demo.send_signal(number)
-        ran = finish(demo)
+        popen.send_signal(number)
+        ran = finish(popen)
     assert ran.code == 128 + number, ran
     assert "interrupted" in ran.err
     assert "Traceback" not in ran.err
     assert not leftovers(tmp_path)
     assert not [one for one in descendants(os.getpid()) if one.state != "Z"]
+
+
+@pytest.mark.parametrize(
+    ("failure", "upgraded", "refused", "code"),
+    [
+        ("", "done", "failed", 0), ("ConnectionResetError", "done", "failed", 1), ("", "failed", "failed", 1),
+        ("", "done", "done", 1),
+    ],
+)
+def test_what_the_demo_makes_of_what_it_saw(
+    capsys: pytest.CaptureFixture[str], failure: str, upgraded: str, refused: str, code: int
+) -> None:
+    records = [Record(i / 100, i / 100 + 0.01, "new", "ok", "1") for i in range(100)]
+    if failure:
+        records.append(Record(0.5, 0.6, "kept", failure, ""))
+    steps = [Step(outcome, "", outcome=outcome) for outcome in (upgraded, refused)]
+    assert demo._Demo(Output(), None, None)._report(records, *steps) == code
+    out = capsys.readouterr().out
+    assert f"{len(records)} requests, {len(records) - 100} failed" in out
+    assert (f"failed: kept, {failure}" in out) == bool(failure)
 
 
 def test_a_demo_that_could_not_write_says_so_at_once(env: dict[str, str], tmp_path: Path) -> None:

@@ -14,6 +14,8 @@ from gunicorn_hot.status import Status
 
 #: s for a master to read a request; it does so at once, unless it is stopped or the machine is.
 ANSWER = 30.0
+#: s for the status to name a request that has been read, while nothing else is under way.
+_MENTION = 5.0
 
 
 def wait(
@@ -45,10 +47,10 @@ def follow(
     after `end` (`time.monotonic()`), Refused when the master will not do it, and Gone when there is no service any
     more, or it does not answer."""
     last: Step | None = None
-    asked = time.monotonic()
+    asked = idle_since = time.monotonic()
 
     def look(status: Status) -> bool:
-        nonlocal last
+        nonlocal last, idle_since
         if (reason := refusal(status, request)) is not None:
             raise Refused(f"refused: {reason}")
         if service.is_unread(request) and time.monotonic() > asked + ANSWER:
@@ -56,8 +58,12 @@ def follow(
             raise Gone(f"the master has not read the request in {ANSWER:g}s; it is withdrawn")
         found = step(status, upgrade or request)
         if found is None:
-            if last is not None:
-                raise Gone(f"the service does not know any more how this went; it is of generation {status.generation}")
+            if status.upgrade is not None or service.is_unread(request):
+                idle_since = time.monotonic()  # it is behind that one, or still drains beside it, or is not known yet
+            elif time.monotonic() > idle_since + _MENTION:
+                if last is None:
+                    raise Refused("it was overtaken by another request; nothing was done")
+                raise Gone(f"the service cannot say any more how this went; it is of generation {status.generation}")
             return False
         last = found
         if is_over(found):
