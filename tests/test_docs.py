@@ -288,6 +288,14 @@ def test_page(page: Path, results: dict[Path, Future[None]]) -> None:
     results[page].result()
 
 
+@pytest.mark.parametrize("page", PAGES, ids=lambda page: str(page.relative_to(REPOSITORY)))
+def test_links_lead_somewhere(page: Path) -> None:
+    """Those to other files; MkDocs looks after anchors, within docs/."""
+    text = re.sub(r"^```.*?^```$", "", page.read_text(), flags=re.M | re.S)
+    links = re.findall(r"\]\(([^)#\s]+)", text)
+    assert [link for link in links if "://" not in link and not (page.parent / link).exists()] == []
+
+
 # --- the reader is not easily satisfied
 
 
