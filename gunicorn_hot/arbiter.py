@@ -543,17 +543,10 @@ class HotArbiter(_Base):
             self._feed_incoming(handover.CommitOrdered())
         elif message.type == "upgrade":
             self._feed_incoming(handover.UpgradeRequested(str(message.fields.get("id", ""))))
-        elif self._hear(message):
+        elif self.reporter.hear(message.type, message.fields, is_successor=False):
             self._show()
         else:
             self.log.debug("Upgrade: skipped a message of type %r", message.type)
-
-    def _hear(self, message: Message) -> bool:
-        try:
-            return self.reporter.hear(message.type, message.fields, is_successor=False)
-        except (ArithmeticError, LookupError, TypeError, ValueError) as exc:
-            self.log.debug("Upgrade: message %r not understood: %r", message.type, exc)
-            return False
 
     def _feed_incoming(self, event: handover.Event) -> None:
         """Give what the predecessor did to the Successor machine; after the take-over that is a late word."""

@@ -14,6 +14,9 @@ only these machines decide: a stray "if an upgrade is running" elsewhere is a mi
 
     BOOTING -> READY -> OPEN -> SOLE            (and HALTING, from each of the first three)
 
+What an operator asks (`Request`) is an event like a signal, and is granted or refused in every state. A check is an
+upgrade that goes no further than BOOTING.
+
 Rules, each of which the exploration in the tests checks in every reachable state:
 
 * On the way forward two generations never accept at the same time: the gate opens only after every old worker is

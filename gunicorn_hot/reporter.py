@@ -199,16 +199,22 @@ class Reporter:
     # --- what the other master says
 
     def hear(self, type: str, fields: dict[str, Any], is_successor: bool) -> bool:
-        """Take a message of the other master; returns False if it is no such. Raises ValueError for a broken one."""
+        """Take a message of the other master; returns False if it is no such, or not understood.
+
+        A release that says it in another way must not fail an upgrade by that."""
+        try:
+            return self._hear(type, fields, is_successor)
+        except (ArithmeticError, LookupError, TypeError, ValueError, StatusError) as exc:
+            self._server.log.debug("Message of type %r not understood: %r", type, exc)
+            return False
+
+    def _hear(self, type: str, fields: dict[str, Any], is_successor: bool) -> bool:
         if type == "drained":
             self._cut, self._left_early = int(fields["cut"]), str(fields["reason"])
         elif type == "refused":
             self.refuse(str(fields["id"]), str(fields["reason"]))
         elif type == "status":
-            try:
-                masters = [from_dict(Master, one) for one in fields["masters"]]
-            except StatusError as exc:
-                raise ValueError(str(exc)) from None
+            masters = [from_dict(Master, one) for one in fields["masters"]]
             if is_successor:
                 self._younger = masters
                 self._ready = int(fields["ready"]), int(fields["total"])

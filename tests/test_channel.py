@@ -87,6 +87,22 @@ def test_what_is_sent_to_a_dead_peer_is_lost_in_silence() -> None:
     assert (channel.receive(), channel.closed, channel.error) == ([], True, None)
 
 
+def test_what_may_be_lost_never_fills_the_way_of_what_may_not() -> None:
+    ours, theirs = Channel.pair()
+    offered = 0
+    while ours.offer("status", text="x" * 10_000):
+        offered += 1
+        assert offered < 1000
+    ours.send("commit")
+    assert not ours.closed
+    messages = theirs.receive()
+    assert [message.type for message in messages] == ["status"] * offered + ["commit"]
+    assert ours.offer("status")
+    theirs.close()
+    ours.close()
+    assert not ours.offer("status")
+
+
 def test_a_peer_that_does_not_read_is_given_up() -> None:
     channel, peer = raw()
     for _ in range(100_000):

@@ -7,7 +7,6 @@ the machine is meant, take the text from the failure and read the difference.
 
 from __future__ import annotations
 
-from dataclasses import fields
 from enum import Enum
 from textwrap import dedent
 from typing import Any
@@ -64,8 +63,8 @@ def words(action: handover.Action) -> str:
     if isinstance(action, handover.Tell):
         return f"tell: {action.type} {action.id}".rstrip()
     # What is as usual is not said.
-    told = [one for one in fields(action) if getattr(action, one.name) != one.default]
-    return f"{type(action).__name__}({', '.join(f'{one.name}={getattr(action, one.name)!r}' for one in told)})"
+    told = [f"{name}={value!r}" for name, value in vars(action).items() if value != getattr(type(action), name, ...)]
+    return f"{type(action).__name__}({', '.join(told)})"
 
 
 def render(machine: handover.Machine, steps: list[str]) -> list[str]:
