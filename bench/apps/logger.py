@@ -6,9 +6,14 @@ import logging
 import os
 import sys
 import time
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from gunicorn.glogging import Logger as GunicornLogger
+
+if TYPE_CHECKING:
+    _StreamHandler = logging.StreamHandler[Any]
+else:
+    _StreamHandler = logging.StreamHandler      # generic from Python 3.11 on
 
 
 class _Formatter(logging.Formatter):
@@ -16,7 +21,7 @@ class _Formatter(logging.Formatter):
         return f"{time.monotonic_ns()} {record.process} {super().format(record)}"
 
 
-class _Handler(logging.StreamHandler[Any]):
+class _Handler(_StreamHandler):
     """Holds what is below INFO until the next line that is not, and writes both at once."""
 
     def __init__(self) -> None:
