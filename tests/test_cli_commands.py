@@ -54,8 +54,13 @@ def serving(service: Service) -> int:
     return pid
 
 
-def wait_probation(service: Service) -> None:
-    until(lambda: (current(service)["upgrade"] or {}).get("state") == "probation", "the probation in the status")
+def wait_probation(service: Service, of: int = 1) -> None:
+    """Wait until the upgrade of this number is in probation."""
+    def found() -> bool:
+        upgrade = current(service)["upgrade"] or {}
+        return (upgrade.get("number"), upgrade.get("state")) == (of, "probation")
+
+    until(found, "the probation in the status")
 
 
 # --- upgrade
@@ -181,16 +186,22 @@ def test_a_second_upgrade_replaces_one_that_boots(service: Service) -> None:
 
 
 def test_an_upgrade_in_a_probation_begins_after_it(service: Service) -> None:
-    begin(service, hot_probation=2)
+    begin(service, hot_probation=600)
     service.release("B")
     first = upgrading(service, "upgrade")
     wait_probation(service)
     service.release("C")
-    second = hot(service, "upgrade")
-    assert second.code == 0, second
-    assert "under way already (probation); this one begins after it" in second.out
+    second = upgrading(service, "upgrade")
+    service.wait_log("passed on to the successor")
+    assert hot(service, "commit").code == 0
+    wait_probation(service, of=2)
+    assert hot(service, "commit").code == 0
+    ran = finish(second)
+    assert ran.code == 0, ran
+    assert "Upgrade 1 is under way already (probation); this one begins after it" in ran.out
     assert service.ask().gen == "C"
-    assert finish(first).code == 0
+    ran = finish(first)
+    assert ran.code == 0, ran
 
 
 def test_a_master_that_does_not_answer(
