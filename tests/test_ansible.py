@@ -20,7 +20,7 @@ pytestmark = pytest.mark.skipif(importlib.util.find_spec("ansible") is None, rea
 
 PLAYBOOK = REPOSITORY / "examples" / "ansible" / "upgrade.yml"
 NAMES = ["web1", "web2", "web3"]
-LIMIT = 90  # s, of one playbook on a busy machine
+LIMIT = 150  # s, of one playbook on a busy machine
 
 #: What each host says of its upgrades, to one file: in which order did it happen?
 DIARY = """
