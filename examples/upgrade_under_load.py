@@ -17,6 +17,7 @@ from __future__ import annotations
 import argparse
 import http.client
 import itertools
+import json
 import os
 import re
 import select
@@ -101,6 +102,16 @@ class Server:
         assert self._popen.stderr is not None
         self.log = Output(self._popen.stderr, verbose)
 
+    def wait_serving(self) -> None:
+        """Wait until all workers serve: one that still boots would load what is deployed next."""
+        command = ["gunicorn-hot", "watch", "--json", "--pid-file", str(self._pidfile)]
+        with subprocess.Popen(command, stdout=subprocess.PIPE, text=True) as watch:
+            assert watch.stdout is not None
+            states = (json.loads(line).get("state") for line in watch.stdout)
+            if not any(state == "serving" for state in states):
+                raise RuntimeError(f"the service does not serve\n{self.log}")
+            watch.terminate()
+
     def upgrade(self) -> None:
         """Send SIGUSR2, and wait until the old generation has left. Raises RuntimeError if the upgrade fails."""
         outcome, failure = r"Upgrade: done|Upgrade failed", "Upgrade failed"
@@ -165,7 +176,7 @@ class Load:
                 response = connection.getresponse()
                 response.read()
                 release = response.getheader("X-Gen", "?")
-                closes = response.will_close
+                closes = not keeps or response.will_close
                 if response.status != 200:
                     failure = f"{response.status} {response.reason}"
             except (OSError, http.client.HTTPException) as error:
@@ -240,6 +251,7 @@ def run(folder: Path, releases: list[str], clients: int, verbose: bool) -> bool:
         with Load(address, clients) as load:
             serving = first
             load.wait_for(OVERLAP, serving)
+            server.wait_serving()
             fine = True
             for release in others:
                 status = subprocess.run(["./deploy", release], cwd=folder, check=False).returncode

@@ -5,7 +5,7 @@ A page is read like a reader does, from above to below, in a folder of its own w
 * A code block with title="NAME" (or with "# NAME" as its first line) is a file that the reader writes. One that is
   called examples/... must be in that file, letter for letter.
 * In a block "console", lines that begin with "$ " are run, and must end with status 0. Lines below are what it
-  prints; "..." is anything, and a number of more than one digit is any number.
+  prints; "..." is anything, a number of more than one digit is any number, and spaces are any spaces.
 * The comment in the line above a block, which no reader sees, says what else is to be done:
 
       <!-- test: server -->         the command with "gunicorn -c" does not end: it is left running until the next such
@@ -83,6 +83,7 @@ def as_pattern(output: str) -> re.Pattern[str]:
     for line in output.strip().splitlines():
         pattern = re.escape(line).replace(r"\.\.\.", ".*")
         pattern = re.sub(r"\d+\\\.\d+|\d\d+", r"\\d+(?:\\.\\d+)?", pattern)
+        pattern = re.sub(r"(?:\\ )+", " +", pattern)
         lines.append("(?:.*\n)*?" if line == "..." else f"{pattern} *\n")
     return re.compile("".join(lines))
 
@@ -285,6 +286,14 @@ def results(
 @pytest.mark.parametrize("page", PAGES, ids=lambda page: str(page.relative_to(REPOSITORY)))
 def test_page(page: Path, results: dict[Path, Future[None]]) -> None:
     results[page].result()
+
+
+@pytest.mark.parametrize("page", PAGES, ids=lambda page: str(page.relative_to(REPOSITORY)))
+def test_links_lead_somewhere(page: Path) -> None:
+    """Those to other files; MkDocs looks after anchors, within docs/."""
+    text = re.sub(r"^```.*?^```$", "", page.read_text(), flags=re.M | re.S)
+    links = re.findall(r"\]\(([^)#\s]+)", text)
+    assert [link for link in links if "://" not in link and not (page.parent / link).exists()] == []
 
 
 # --- the reader is not easily satisfied

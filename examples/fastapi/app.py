@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator, Awaitable, Callable
+from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from pathlib import Path
 
@@ -12,7 +12,8 @@ from fastapi.responses import PlainTextResponse
 
 import gunicorn_hot
 
-RELEASE = (Path(__file__).with_name("RELEASE")).read_text().strip()
+RELEASE = Path(__file__).with_name("RELEASE").read_text().strip()
+HEADERS = {"X-Gen": RELEASE}
 
 
 @asynccontextmanager
@@ -27,21 +28,14 @@ async def lifespan(app: FastAPI) -> AsyncIterator[None]:
 app = FastAPI(lifespan=lifespan)
 
 
-@app.middleware("http")
-async def name_the_release(request: Request, call_next: Callable[[Request], Awaitable[Response]]) -> Response:
-    response = await call_next(request)
-    response.headers["X-Gen"] = RELEASE
-    return response
-
-
 @app.get("/")
 async def hello() -> Response:
-    return PlainTextResponse(f"release {RELEASE}\n")
+    return PlainTextResponse(f"release {RELEASE}\n", headers=HEADERS)
 
 
 @app.post("/")
 async def count(request: Request) -> Response:
-    return PlainTextResponse(f"{len(await request.body())} bytes\n")
+    return PlainTextResponse(f"{len(await request.body())} bytes\n", headers=HEADERS)
 
 
 @app.get("/healthz")

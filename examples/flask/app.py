@@ -9,7 +9,7 @@ from flask import Flask, Response, request, stream_with_context
 
 import gunicorn_hot
 
-RELEASE = (Path(__file__).with_name("RELEASE")).read_text().strip()
+RELEASE = Path(__file__).with_name("RELEASE").read_text().strip()
 if RELEASE == "broken":
     raise RuntimeError("this release refuses to load")
 

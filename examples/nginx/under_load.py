@@ -16,8 +16,10 @@ import shutil
 import subprocess
 import sys
 import tempfile
+import urllib.error
 import urllib.request
 from collections import Counter
+from contextlib import suppress
 from pathlib import Path
 
 HERE = Path(__file__).resolve().parent
@@ -73,7 +75,7 @@ def load(address: str, requests: int, clients: int) -> subprocess.Popen[str]:
 
 def ask(address: str) -> None:
     """Ask once, like one client more: each release has been asked for 0 to 1000 ms before the next one comes."""
-    with urllib.request.urlopen(f"http://{address}/", timeout=LONGEST_WAIT) as answer:
+    with suppress(urllib.error.HTTPError), urllib.request.urlopen(f"http://{address}/", timeout=LONGEST_WAIT) as answer:
         answer.read()
 
 
@@ -86,6 +88,7 @@ def run(folder: Path, worker: str, upgrades: int, requests: int, clients: int, v
         said = []
         ab = load(address, requests, clients)
         ask(address)
+        server.wait_serving()
         for number in range(2, upgrades + 2):
             release.write_text(f"{number}\n")
             server.upgrade()
