@@ -74,6 +74,16 @@ def test_a_demo_that_is_interrupted_leaves_nothing(
     assert not [one for one in descendants(os.getpid()) if one.state != "Z"]
 
 
+def test_a_demo_that_is_killed_leaves_no_process(env: dict[str, str], tmp_path: Path) -> None:
+    shown = tmp_path / "shown"
+    with shown.open("w") as out:
+        popen = start(env, "demo", stdout=out)
+        until(lambda: "booting" in shown.read_text(), "the upgrade")
+        popen.kill()
+        finish(popen)
+    until(lambda: not [one for one in descendants(os.getpid()) if one.state != "Z"], "the end of the server")
+
+
 @pytest.mark.parametrize(
     ("failure", "upgraded", "refused", "code"),
     [
