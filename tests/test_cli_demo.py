@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import contextlib
 import itertools
 import json
 import os
 import re
 import signal
+from collections.abc import Iterator
 from pathlib import Path
 
 import commandline
@@ -21,13 +23,16 @@ from gunicorn_hot.cli.progress import Step
 
 
 @pytest.fixture
-def env(environment: dict[str, str], tmp_path: Path) -> dict[str, str]:
-    """An environment whose temporary folder is the test's."""
+def env(environment: dict[str, str], tmp_path: Path) -> Iterator[dict[str, str]]:
+    """An environment whose temporary folder is the test's. What a failed test has left is killed."""
     made = commandline.environment(environment)
     made["TMPDIR"] = str(tmp_path)
     made["COLUMNS"] = "120"
     made["PYTHONIOENCODING"] = "utf-8"
-    return made
+    yield made
+    for left in descendants(os.getpid()):
+        with contextlib.suppress(ProcessLookupError):
+            os.kill(left.pid, signal.SIGKILL)
 
 
 def leftovers(folder: Path) -> list[str]:
