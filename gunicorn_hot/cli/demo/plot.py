@@ -18,7 +18,8 @@ _FAILED = "#cc1133"
 _BANDS = ("#f4f4f4", "#e4e4e4")
 #: Pieces of time into which a picture of N seconds is cut: enough to see a gap, few enough to see a rate.
 _PIECES = 80
-_NARROW = 0.03
+#: Of the picture's width: what a letter of a phase's name takes.
+_LETTER = 0.0075
 #: Points of a scatter are drawn as pixels: as shapes they would be most of a file.
 _DPI = 90
 _WIDTH, _HEIGHT = 9.0, 3.4
@@ -83,7 +84,7 @@ def draw_sides(sides: Sequence[Side], path: str | PathLike[str]) -> None:
             side.draw_rate(rate, first, last, width)
             side.draw_times(time)
             for one in (rate, time):
-                side.draw_phases(one, one is rate, (last - first) * _NARROW)
+                side.draw_phases(one, one is rate, (last - first) * _LETTER)
         _scale(rates, linear=True)
         _scale(times, linear=False)
         axes[-1].set_xlim(first, last)
@@ -168,16 +169,18 @@ class _Side:
         axes.set_ylabel("duration, ms")
         axes.yaxis.set_major_formatter(lambda value, _: f"{value:g}")
 
-    def draw_phases(self, axes: Any, named: bool, narrow: float) -> None:
-        """The phases as bands; one of less than `narrow` seconds has no room for its name, which the next one gets."""
-        waiting: list[str] = []
+    def draw_phases(self, axes: Any, named: bool, letter: float) -> None:
+        """The phases as bands, named above; where there is no room for a name (`letter` seconds for each letter) it is
+        written together with the next one's."""
+        waiting: list[Phase] = []
         for number, phase in enumerate(self.phases):
-            waiting.append(phase.name)
+            waiting.append(phase)
             axes.axvspan(phase.begun, phase.ended, color=_BANDS[number % len(_BANDS)], linewidth=0, zorder=0)
             axes.axvline(phase.begun, color="#999999", linewidth=0.6, zorder=1)
-            if named and (phase.ended - phase.begun >= narrow or phase is self.phases[-1]):
+            text, begun = ", ".join(one.name for one in waiting), waiting[0].begun
+            if named and (phase.ended - begun >= len(text) * letter or phase is self.phases[-1]):
                 axes.annotate(
-                    ", ".join(waiting), (phase.begun, 1), xycoords=("data", "axes fraction"),
+                    text, (begun, 1), xycoords=("data", "axes fraction"),
                     xytext=(2, 2), textcoords="offset points", fontsize=8, color="#555555",
                 )
                 waiting.clear()
