@@ -40,5 +40,5 @@ class Options:
 #: Tiny numbers: enough to see that a bench runs, too few to say anything about the server.
 SHORT: dict[str, Any] = {
     "upgrades": 1, "pairs": 1, "seconds": 0.3, "import_s": 0.2, "cpu_s": 0.2, "probation": 0.05, "slow_ms": 300,
-    "after_s": 1.5, "repair_s": 5.0,
+    "after_s": 1.5,
 }

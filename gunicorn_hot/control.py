@@ -13,6 +13,7 @@ import os
 import socket
 import sys
 import threading
+import time
 from typing import TYPE_CHECKING, Any
 
 from gunicorn.ctl.protocol import ControlProtocol
@@ -20,8 +21,8 @@ from gunicorn.ctl.server import ControlSocketServer
 
 from gunicorn_hot import commands, private
 
-#: s; in which a client that has connected may still say what it wants, when the server ends, for a fork for example.
-_LAST_COMMAND_SECONDS = 0.5
+#: s; from when it connects; in which a client may still say what it wants although the server ends, for a fork perhaps.
+_LAST_COMMAND_SECONDS = 1.0
 #: s; after which a client that says nothing is left, as in gunicorn.
 _IDLE_SECONDS = 300.0
 _START_SECONDS = 2.0
@@ -50,8 +51,8 @@ class ControlServer(ControlSocketServer):
         self.socket_path = ""
         self._serves = threading.Event()
         self._end = self._answered = asyncio.Event()
-        #: Connections that have not got an answer yet.
-        self._unanswered: set[Any] = set()
+        #: Connections that have not got an answer yet -> when they were accepted.
+        self._unanswered: dict[Any, float] = {}
         self._log: Any = arbiter.log
         self._reporter = arbiter.reporter
         self._log.info("Control socket listening at %s", path)
@@ -78,8 +79,8 @@ class ControlServer(ControlSocketServer):
         if self._running:
             # gunicorn 25 would leave a thread alone that has only begun.
             self._serves.wait(_START_SECONDS)
-        self._serves.clear()
         super()._stop_for_fork()  # type: ignore[misc]
+        self._serves = threading.Event()
 
     def _shutdown(self) -> None:
         self._end.set()
@@ -90,10 +91,15 @@ class ControlServer(ControlSocketServer):
         listening = self._listening.dup()
         # From Python 3.13 on the end of a server removes the file.
         options: dict[str, Any] = {} if sys.version_info < (3, 13) else {"cleanup_socket": False}
-        self._server = await asyncio.start_unix_server(self._handle_client, sock=listening, **options)
-        self._serves.set()
-        if (ready := getattr(self, "_ready", None)) is not None:
-            ready.set()  # gunicorn 27 waits for it
+        try:
+            self._server = await asyncio.start_unix_server(self._handle_client, sock=listening, **options)
+        except BaseException:
+            listening.close()
+            self._serves.set()
+            raise
+        for event in (self._serves, getattr(self, "_ready", None)):
+            if event is not None:
+                event.set()  # gunicorn 27 waits for its own
         await self._end.wait()
         # Not serve_forever(), whose end may wait for clients that only look. First whoever waits by now, and then no
         # more: a server that is closed drops whom it has just accepted, without a word.
@@ -101,8 +107,9 @@ class ControlServer(ControlSocketServer):
         self._loop.remove_reader(listening)
         for _ in range(_TURNS_TO_HANDLER):
             await asyncio.sleep(0)
+        patience = max(self._unanswered.values(), default=0.0) + _LAST_COMMAND_SECONDS - time.monotonic()
         try:
-            await asyncio.wait_for(self._all_answered(), _LAST_COMMAND_SECONDS)
+            await asyncio.wait_for(self._all_answered(), max(0.0, patience))
         except asyncio.TimeoutError:
             pass
         self._server.close()
@@ -113,7 +120,7 @@ class ControlServer(ControlSocketServer):
             await self._answered.wait()
 
     async def _handle_client(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
-        self._unanswered.add(writer)
+        self._unanswered[writer] = time.monotonic()
         try:
             while writer in self._unanswered or self._running:
                 read = ControlProtocol.read_message_async(reader)
@@ -129,7 +136,7 @@ class ControlServer(ControlSocketServer):
             writer.close()
 
     def _has_answered(self, writer: asyncio.StreamWriter) -> None:
-        self._unanswered.discard(writer)
+        self._unanswered.pop(writer, None)
         self._answered.set()
 
 

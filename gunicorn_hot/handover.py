@@ -59,7 +59,6 @@ class UpgradeRequested(Event):
     id: str = ""
 
 
-@dataclass(frozen=True)
 class Request(Event):
     """An operator has asked for something; `by`: who, in words."""
 
@@ -67,22 +66,18 @@ class Request(Event):
     by: str = ""
 
 
-@dataclass(frozen=True)
 class CheckRequested(Request):
     """Would an upgrade work? Boot a successor, and end it when it is ready."""
 
 
-@dataclass(frozen=True)
 class AbortRequested(Request):
     """End the upgrade that is under way, however far it is, as long as it is not committed."""
 
 
-@dataclass(frozen=True)
 class RollbackRequested(Request):
     """Take back what is in probation."""
 
 
-@dataclass(frozen=True)
 class CommitRequested(Request):
     """End the probation now."""
 
@@ -245,7 +240,6 @@ class Tell(Action):
     id: str = ""
 
 
-@dataclass(frozen=True)
 class Refuse(Action):
     """Let whoever has sent the request `id` know why it is not granted."""
 
@@ -330,7 +324,6 @@ class ReportFailure(Action):
     aborted: bool = False
 
 
-@dataclass(frozen=True)
 class ReportChecked(Action):
     """Log that an upgrade would have worked, up to here."""
 

@@ -240,6 +240,24 @@ def test_clients_that_keep_their_sockets_open_delay_nobody(service: Service, tra
         assert clients[0].sock.recv(1) == b""
 
 
+def test_a_recycled_worker_waits_neither_for_the_silent_nor_for_the_kept(service: Service) -> None:
+    """gthread: what was told that it is kept may ask once more, within 2 s."""
+    service.configure(worker_class="gthread", workers=1, max_requests=3, keepalive=60)
+    service.start()
+    (worker,) = service.workers()
+    with service.connect() as silent, service.held() as kept, service.held("never") as asking:
+        # The last one that it will begin was asked by another client, meanwhile.
+        service.write("go")
+        assert not kept.answer().closes
+        kept.send_request("/")
+        answer = kept.answer()
+        assert (answer.pid, answer.closes) == (worker, True)
+        service.write("never")
+        assert asking.answer().closes
+        wait_gone(worker)
+        silent.was_closed()
+
+
 @pytest.mark.parametrize("worker", KEEP_ALIVE)
 def test_clients_that_do_not_close_hold_up_no_drain(service: Service, worker: str) -> None:
     threads = {"threads": 2} if worker == "gthread" else {}

@@ -84,7 +84,17 @@ class ThreadWorker(HotWorker, StockThreadWorker):
         self.poller.unregister(queue.fileno())
         # What is left is what gunicorn's worker does after SIGTERM. Its own loop ends before its first pass.
         self.alive = False
+        late = time.monotonic() + linger.SECONDS
+        pending: Any = self.pending_conns
+        for conn in pending:
+            # A client that has said nothing yet must not hold up the worker's replacement.
+            conn.timeout = min(conn.timeout, late)
+        setattr(self, "wait_for_and_dispatch_events", self._wait_a_tick)  # noqa: B010  a method, to mypy
         super().run()
+
+    def _wait_a_tick(self, timeout: float) -> None:
+        """gunicorn 25 and 26 wait for an event as long as their grace lasts, and end nothing that is idle meanwhile."""
+        super().wait_for_and_dispatch_events(min(timeout, _TICK))
 
     def _take_the_short_way(self) -> None:
         """Without TLS and HTTP/2 nothing below is special, and two calls less for each request can be measured."""
@@ -244,7 +254,10 @@ class ThreadWorker(HotWorker, StockThreadWorker):
 
     def finish_request(self, conn: Any, fs: Any) -> None:
         if not conn.is_special:
-            super().finish_request(conn, fs)
+            if self.alive or fs.cancelled() or fs.exception() is not None or not fs.result():
+                super().finish_request(conn, fs)
+            else:
+                self._keep_for_one_more(conn)
         elif fs.result() is not _DEFER:
             if not conn.is_http2:
                 self.enqueue_req(conn)
@@ -256,6 +269,14 @@ class ThreadWorker(HotWorker, StockThreadWorker):
             self._await_data(conn)
         else:
             super().finish_request(conn, fs)
+
+    def _keep_for_one_more(self, conn: Any) -> None:
+        """The client was told that its connection is kept, just before the worker was stopped or had served its
+        `max_requests`: the next answer will say otherwise. As gunicorn 27 does; older ones close it."""
+        conn.sock.setblocking(False)
+        conn.timeout = time.monotonic() + min(self.cfg.keepalive, linger.SECONDS)
+        self.keepalived_conns.append(conn)
+        self.poller.register(conn.sock, selectors.EVENT_READ, partial(self.on_client_socket_readable, conn))
 
     def _park(self, conn: Any) -> None:
         """Let the poller wait for an idle HTTP/2 connection; in gunicorn's worker it keeps a thread."""

@@ -42,6 +42,8 @@ _WIDEST = 160
 _LINES = 4
 #: How the steps are called in the picture, where there is little room.
 _SHORT = {"booting": "boot", "draining": "drain", "ending": "refused"}
+#: Steps that take a moment, and are drawn as the beginning of the next one.
+_MOMENTS = {"cutting-over", "committing"}
 #: Of the picture's rows, by their first word.
 _STYLES = {"release": "cyan", "failed": "green", "longest": "yellow"}
 
@@ -134,9 +136,10 @@ class _Demo:
             nonlocal began, state
             if step.state != state:
                 now = time.monotonic()
-                if state:
+                if state and state not in _MOMENTS:
                     self._phases.append(Phase(_SHORT.get(state, state), began, now))
-                began, state = now, step.state
+                    began = now
+                state = step.state
             return bool(step.outcome)
 
         with Watch(server.service.path) as watch:
