@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import re
 import signal
 
@@ -58,9 +59,9 @@ async def app(scope, receive, send):
 """
 
 
-def serve(service: Service, worker_class: str) -> None:
+def serve(service: Service, worker_class: str, *code: str, **settings: int) -> None:
     pytest.importorskip(worker_class.partition(".")[0] if "." in worker_class else "gunicorn.workers.gasgi")
-    service.configure(worker_class=worker_class, hot_check="/healthz", hot_drain_timeout=40)
+    service.configure(*code, worker_class=worker_class, hot_check="/healthz", hot_drain_timeout=40, **settings)
     (service.folder / "app.py").rename(service.folder / "asgi.py")
     service.write("app.py", APP)
     service.start()
@@ -109,3 +110,30 @@ def test_what_is_not_ready_fails_the_upgrade(service: Service, worker_class: str
         found = service.wait_log("Upgrade failed: (.*)", after=mark)[0][1]
         assert re.search(reason, found), found
         assert service.ask().gen == "A"
+
+
+HOOK = """
+def on_drain(worker):
+    with open("hook", "a") as file:
+        file.write(f"{worker.pid}\\n")
+"""
+
+
+@pytest.mark.parametrize("reason", ["stopped", "max_requests"])
+@pytest.mark.parametrize("worker_class", ASGI_WORKERS)
+def test_a_worker_that_leaves_by_itself_drains(service: Service, worker_class: str, reason: str) -> None:
+    # One more than the harness asks for, to see that it serves.
+    serve(service, worker_class, HOOK, workers=1, max_requests=2 if reason == "max_requests" else 0)
+    (worker,) = service.workers()
+    with service.connect() as connection:
+        connection.send_request("/wait")
+        service.wait_file("waiting", lines=1)
+        if reason == "stopped":
+            os.kill(worker, signal.SIGTERM)
+        else:
+            # uvicorn counts a request when it has been answered. If this worker is gone, the next one answers.
+            service.ask()
+        assert connection.answer().body == b"bye"
+    wait_gone(worker)
+    assert service.read("hook").splitlines()[0] == str(worker)
+    assert service.read("called").count(f"A {worker} ") == 2

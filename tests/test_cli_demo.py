@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import contextlib
 import itertools
 import json
 import os
 import re
 import signal
+from collections.abc import Iterator
 from pathlib import Path
 
 import commandline
@@ -21,13 +23,16 @@ from gunicorn_hot.cli.progress import Step
 
 
 @pytest.fixture
-def env(environment: dict[str, str], tmp_path: Path) -> dict[str, str]:
-    """An environment whose temporary folder is the test's."""
+def env(environment: dict[str, str], tmp_path: Path) -> Iterator[dict[str, str]]:
+    """An environment whose temporary folder is the test's. What a failed test has left is killed."""
     made = commandline.environment(environment)
     made["TMPDIR"] = str(tmp_path)
     made["COLUMNS"] = "120"
     made["PYTHONIOENCODING"] = "utf-8"
-    return made
+    yield made
+    for left in descendants(os.getpid()):
+        with contextlib.suppress(ProcessLookupError):
+            os.kill(left.pid, signal.SIGKILL)
 
 
 def leftovers(folder: Path) -> list[str]:
@@ -72,6 +77,16 @@ def test_a_demo_that_is_interrupted_leaves_nothing(
     assert "Traceback" not in ran.err
     assert not leftovers(tmp_path)
     assert not [one for one in descendants(os.getpid()) if one.state != "Z"]
+
+
+def test_a_demo_that_is_killed_leaves_no_process(env: dict[str, str], tmp_path: Path) -> None:
+    shown = tmp_path / "shown"
+    with shown.open("w") as out:
+        popen = start(env, "demo", stdout=out)
+        until(lambda: "booting" in shown.read_text(), "the upgrade")
+        popen.kill()
+        finish(popen)
+    until(lambda: not [one for one in descendants(os.getpid()) if one.state != "Z"], "the end of the server")
 
 
 @pytest.mark.parametrize(

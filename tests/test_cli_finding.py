@@ -258,6 +258,14 @@ def test_errors_for_a_program(runtime: Runtime) -> None:
     assert "no service" in event["reason"]
 
 
+def test_a_terminal_without_the_letters_for_it(runtime: Runtime) -> None:
+    runtime.put(os.getpid(), name="shöp")
+    runtime.env["PYTHONIOENCODING"] = "ascii"
+    ran = runtime.status()
+    assert (ran.code, ran.err) == (0, "")
+    assert ran.out.startswith("sh\\xf6p: serving")
+
+
 def test_what_an_application_prints_does_not_steer_the_terminal(runtime: Runtime) -> None:
     runtime.put(os.getpid(), name="\x1b[2Jshop")
     ran = runtime.status()

@@ -6,6 +6,7 @@
 
 from __future__ import annotations
 
+import io
 import os
 import sys
 from collections.abc import Sequence
@@ -19,6 +20,10 @@ _BROKEN_PIPE = 141  # as a shell says it
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Run one command; returns the exit code. Raises SystemExit for --help, --version and wrong usage."""
+    for stream in (sys.stdout, sys.stderr):
+        # An application may say what the operator's terminal has no letters for.
+        if isinstance(stream, io.TextIOWrapper):
+            stream.reconfigure(errors="backslashreplace")
     options = parser.make_parser(__version__).parse_args(argv)
     if options.command == "demo":
         from gunicorn_hot.cli import demo

@@ -311,6 +311,7 @@ class AioWorker(HotWorker):
     def _stop(self, now: float) -> None:
         """The worker was stopped, or has served its `max_requests`: finish, as long as a SIGTERM's grace lasts."""
         self._is_stopping = True
+        self.begin_to_leave()
         # The master kills when that is over; websockets should be told before.
         timeout = self.cfg.graceful_timeout
         timeout -= min(_GOODBYE, timeout / 4)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import ctypes
 import os
 import re
 import shutil
@@ -38,6 +39,16 @@ hot_status_file = "{folder}/status.json"
 control_socket_disable = True
 errorlog = "log"
 """
+
+
+_PR_SET_PDEATHSIG = 1
+
+
+def _end_with_parent() -> None:
+    """In the child: get SIGTERM when the demo is killed, and could not stop it."""
+    prctl = getattr(ctypes.CDLL(None), "prctl", None)  # Linux has it; exec keeps what it sets
+    if prctl is not None:
+        prctl(_PR_SET_PDEATHSIG, signal.SIGTERM, 0, 0, 0)
 
 
 class CannotStart(Trouble):
@@ -87,6 +98,7 @@ class Server:
             self._popen = subprocess.Popen(
                 [sys.executable, "-m", "gunicorn", "-c", "hot.conf.py", "app:app"],
                 cwd=self.folder, env=_environment(), stdin=subprocess.DEVNULL, stdout=output, stderr=output,
+                preexec_fn=_end_with_parent,  # there is no other thread yet
                 start_new_session=True,  # a Ctrl-C is for the demo, which stops it then
             )
             watch.watch([self._popen.pid])
