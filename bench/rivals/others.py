@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import signal
 from typing import ClassVar
 
@@ -27,8 +28,12 @@ class Uwsgi(Rival):
         ]
 
     def upgrade(self) -> None:
-        with open(self.folder / "fifo", "w", encoding="ascii") as fifo:
-            fifo.write(self.order)
+        # Not to wait for a reader: a master that hangs in the import of a release has none.
+        fifo = os.open(self.folder / "fifo", os.O_WRONLY | os.O_NONBLOCK)
+        try:
+            os.write(fifo, self.order.encode())
+        finally:
+            os.close(fifo)
 
 
 class UwsgiGraceful(Uwsgi):
