@@ -30,8 +30,9 @@ else:
 def _http(base: Any, worker: UvicornMixin) -> Any:
     """Return a subclass of the protocol class that uvicorn was told to use.
 
-    The one Python call more for each piece of data is as short as it can be: it would be seen in a benchmark. So would
-    one for each connection that ends: nobody wants to know in steady state, and later the class is told to `watch`."""
+    What it costs in steady state would be seen in a benchmark, so there is no call more for each piece of data: when a
+    request has come is noted where uvicorn stops the timer of an idle connection. Nor is there one for each connection
+    that ends: nobody wants to know, and later the class is told to `watch`."""
     received, lost, now = base.data_received, base.connection_lost, time.monotonic
     if _speaks_http2(base):
         return type("Http2", (_Connection, base), {"worker": worker, "watch": lambda _: None})
@@ -40,11 +41,27 @@ def _http(base: Any, worker: UvicornMixin) -> Any:
         #: When the request came that is, or was last, answered; None: nothing has come yet.
         since: float | None = None
 
-        def data_received(self, data: bytes) -> None:
-            cycle = self.cycle
-            if cycle is None or cycle.response_complete:
+        if TYPE_CHECKING:
+            timeout_keep_alive_task: Any
+
+        # Called for each piece of data, and after each response; uvicorn's own does no more than what is done with the
+        # timer here.
+        def _unset_keepalive_if_required(self) -> None:
+            timer = self.timeout_keep_alive_task
+            if timer is not None:
+                timer.cancel()
+                self.timeout_keep_alive_task = None
                 self.since = now()
-            received(self, data)
+            elif self.since is None:
+                self.since = now()
+
+    def data_received(self: Any, data: bytes) -> None:
+        if self.cycle is None or self.cycle.response_complete:
+            self.since = now()
+        received(self, data)
+
+    if not hasattr(base, "_unset_keepalive_if_required"):  # it is none of uvicorn's
+        Http.data_received = data_received
 
     def connection_lost(self: Any, exc: Exception | None) -> None:
         lost(self, exc)
