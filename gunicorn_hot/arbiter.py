@@ -80,6 +80,8 @@ _TO_PREDECESSOR = ("hello", "progress", "waiting", "ready", "opened", "committed
 #: What still counts when its end comes in the same read.
 _LAST_WORDS = ("hello", "failed", "leaving", "staying")
 _RESPAWN_SECONDS = 5.0
+#: s; in which gunicorn's quick stop should end, and the dirty arbiter after its workers.
+_QUICK_STOP = 2.0
 
 
 class HotArbiter(_Base):
@@ -151,8 +153,8 @@ class HotArbiter(_Base):
         self._last_title = ""
         #: What is heard of the dirty workers, if there are any.
         self._dirty: dirty.Reports | None = None
-        #: The dirty arbiter was told to stop.
-        self._dirty_stops = False
+        #: When the dirty arbiter, which was told to stop, should have ended.
+        self._dirty_ends: float | None = None
         dirty.let_report(self.cfg)
         self.reporter = Reporter(self)
         self._use_twin()
@@ -168,7 +170,7 @@ class HotArbiter(_Base):
             if (inherited := listeners.inherit(self.cfg, self.log, told, os.environ)) is not None:
                 self.LISTENERS, self._unused_listeners = inherited
                 self.systemd = listeners.ACTIVATED_VARIABLE in told
-            self._gate_open = self.cfg.hot_cutover == "overlap"
+            self._gate_open = self.cfg.hot_cutover == "overlap" and not inheritance.is_check()
             if self.slots.used and not self.LISTENERS:
                 os.environ.pop(listeners.DESCRIPTORS_VARIABLE, None)  # a stock gunicorn left an empty one
             if self.predecessor.channel is not None:
@@ -370,7 +372,7 @@ class HotArbiter(_Base):
         hold = None
         try:
             hold = self._hold_successor()
-            self.successor = Successor.start(self, self.generation + 1, hold, self.reporter.path)
+            self.successor = Successor.start(self, self.generation + 1, hold, self.reporter.path, check)
         except OSError as exc:
             self._events.append(handover.SpawnFailed(str(exc)))
             return
@@ -971,7 +973,11 @@ class HotArbiter(_Base):
         """A dirty worker, or the dirty arbiter, has said something."""
         assert self._dirty is not None
         fd = self._dirty.channel.fileno()
-        failed = self._dirty.receive()
+        try:
+            failed = self._dirty.receive()
+        except (ArithmeticError, LookupError, TypeError, ValueError) as exc:
+            failed = []
+            self.log.warning("A message of a dirty worker is not understood: %r", exc)
         if self._dirty.channel.closed:
             self.wakeup_pipe.forget(fd)
         if self._is_incoming:
@@ -989,17 +995,24 @@ class HotArbiter(_Base):
         # gunicorn stops it first, and what workers still answer may need it.
         if self._stopping and sig == signal.SIGTERM and self.WORKERS:
             return
+        if self._stopping and sig == signal.SIGKILL and self.dirty_arbiter_pid:
+            # Without their arbiter dirty workers would never end, and it kills them itself when its own time is over.
+            if self._dirty_ends is None:
+                self._stop_dirty_arbiter(signal.SIGTERM)
+            wait(self.dirty_arbiter_pid, max(0.0, (self._dirty_ends or 0.0) - time.monotonic()))
         if self._stopping and sig in (signal.SIGTERM, signal.SIGQUIT):
-            self._dirty_stops = True
-        elif self._stopping and sig == signal.SIGKILL and not self._dirty_stops and self.dirty_arbiter_pid:
-            # The workers have used up the time. Without their arbiter dirty workers would never end.
-            super().kill_dirty_arbiter(signal.SIGTERM)
-            wait(self.dirty_arbiter_pid, self.cfg.dirty_graceful_timeout)
+            self._stop_dirty_arbiter(sig)
+        else:
+            super().kill_dirty_arbiter(sig)
+
+    def _stop_dirty_arbiter(self, sig: int) -> None:
+        patience = _QUICK_STOP if sig == signal.SIGQUIT else self.cfg.dirty_graceful_timeout + _QUICK_STOP
+        self._dirty_ends = min(self._dirty_ends or sys.maxsize, time.monotonic() + patience)
         super().kill_dirty_arbiter(sig)
 
     def reap_dirty_arbiter(self) -> None:
         super().reap_dirty_arbiter()
-        if self._stopping and self.dirty_arbiter_pid and not self.WORKERS and not self._dirty_stops:
+        if self._stopping and self.dirty_arbiter_pid and not self.WORKERS and self._dirty_ends is None:
             self.kill_dirty_arbiter(signal.SIGTERM)
 
     def maybe_promote_master(self) -> None:
@@ -1205,7 +1218,7 @@ class HotArbiter(_Base):
     def _refuse(self, id: str, reason: str) -> None:
         self.log.warning("Request refused: %s", reason)
         self.reporter.refuse(id, reason)
-        if self._handed_over:
+        if self._handed_over or self.reporter.is_silent:
             self._tell("refused", id=id, reason=reason)
 
     # --- gunicorn's own life cycle
@@ -1251,7 +1264,13 @@ class HotArbiter(_Base):
                 # It serves nobody. A SIGTERM is lost on one that was just forked, and does not end one that hangs while
                 # it loads the application: gunicorn would wait for it as long as for requests.
                 self.kill_worker(worker.pid, signal.SIGKILL)
-        super().stop(graceful)
+        kept = _KeptSignals(self.SIG_QUEUE)
+        if self._keeps_pid:
+            self.SIG_QUEUE = kept  # type: ignore[assignment]
+        try:
+            super().stop(graceful)
+        finally:
+            self.SIG_QUEUE = kept.back()
 
     @property
     def _predecessor_left(self) -> bool:
@@ -1300,6 +1319,28 @@ class HotArbiter(_Base):
     def _heir_pid(self) -> int:
         """Return the pid of the master that this one leaves the service to."""
         return self._heir if self.successor is None else self.successor.pid
+
+
+class _KeptSignals:
+    """A queue of signals for a master that will be the holder, while gunicorn's stop() takes them and forgets them."""
+
+    def __init__(self, signals: Any) -> None:
+        self._signals = signals
+        self._kept: list[int] = []
+        self.put_nowait = signals.put_nowait
+
+    def get_nowait(self) -> int:
+        sig: int = self._signals.get_nowait()
+        self._kept.append(sig)
+        if sig in (signal.SIGTERM, signal.SIGINT, signal.SIGQUIT):
+            return signal.SIGQUIT  # the service is to stop, so this master is in a hurry
+        raise queue.Empty
+
+    def back(self) -> Any:
+        """Return the queue, with all that came."""
+        for sig in self._kept:
+            self._signals.put_nowait(sig)
+        return self._signals
 
 
 def _try(log: Any, function: Any, *args: Any) -> None:

@@ -19,6 +19,8 @@ PREFIX = "GUNICORN_HOT_"
 CHANNEL_VARIABLE = PREFIX + "FD"
 #: Which descriptor is its end of the channel to the process that has the service's pid, if that is another one.
 HOLDER_VARIABLE = PREFIX + "HOLDER"
+#: Set if this generation is only to show that it could serve.
+CHECK_VARIABLE = PREFIX + "CHECK"
 #: How many generations there have been, with this one.
 GENERATION_VARIABLE = PREFIX + "GENERATION"
 #: Where the service's status is written.
@@ -82,6 +84,11 @@ def generation() -> int:
     """Return the number of this generation; the first one is 1."""
     value = variables.get(GENERATION_VARIABLE, "")
     return int(value) if value.isdecimal() else 1
+
+
+def is_check() -> bool:
+    """Whether this generation will be ended when it is ready, and must not serve before."""
+    return CHECK_VARIABLE in variables
 
 
 def is_ours(name: str) -> bool:

@@ -92,7 +92,10 @@ def wait(pid: int, timeout: float) -> bool:
     Where nothing tells of a single child's end it does not wait."""
     if not pid or not hasattr(os, "pidfd_open"):
         return False
-    death = os.pidfd_open(pid)
+    try:
+        death = os.pidfd_open(pid)
+    except OSError:  # it is gone, or this kernel has none
+        return False
     try:
         poll = select.poll()
         poll.register(death, select.POLLIN)

@@ -75,7 +75,7 @@ class Reporter:
         self._ready = (0, 0)
         self._committed = False
         #: The successor was told to write; it is, until it is given up.
-        self._is_silent = False
+        self.is_silent = False
         #: The predecessor has ended before it could hand over.
         self._is_orphan = False
         self._left_early: str | None = None
@@ -83,6 +83,8 @@ class Reporter:
         self._cutover_began = 0.0
         self._shown: object = None
         self._has_complained = False
+        #: What relative names begin with; asked for now, as a deployment may remove it later.
+        self._folder = _current_folder(server)
         self._adjust_clock()
         self._keeper: Master | None = None
         self._boot = processes.boot_id()
@@ -131,7 +133,7 @@ class Reporter:
     def began(self, id: str, check: bool) -> None:
         """A successor is about to be started."""
         self._adjust_clock()
-        self._committed = self._is_silent = False
+        self._committed = self.is_silent = False
         self._ready = (0, 0)
         self._younger = []
         self.chronicle.began(id or str(uuid.uuid4()), check, self._server.generation, self._at())
@@ -156,7 +158,7 @@ class Reporter:
         """The successor is about to be told to commit; from then on it writes."""
         self.chronicle.committing(self._at())
         self._write()
-        self._is_silent = True
+        self.is_silent = True
 
     def takes_over(self, is_orphan: bool) -> None:
         """In the new master: it is the service now; `is_orphan`: nobody has handed it over."""
@@ -174,8 +176,8 @@ class Reporter:
             self._older = []
 
     def takes_back(self) -> None:
-        if self._is_silent:
-            self._is_silent = False
+        if self.is_silent:
+            self.is_silent = False
             self.chronicle.take_back(self._read())
             statsd.say_generation(self._server.log, self._server.generation)
 
@@ -238,18 +240,17 @@ class Reporter:
         elif state is P.DRAINING:
             if server.successor is not None:
                 self._tell(server.successor.channel, "draining")
-        elif state is not P.GONE and not self._is_silent:
+        elif state is not P.GONE and not self.is_silent:
             if state is P.SERVING:
                 self._settle()
             elif state in _CUTTING and time.monotonic() - self._cutover_began < _SHORT_CUTOVER:
                 return
-            if self.path and (seen := self._fingerprint()) != self._shown:
+            if self.path and (seen := self._fingerprint()) != self._shown and self._write():
                 self._shown = seen
-                self._write()
 
     def stops(self) -> None:
         """The service is being stopped, if this master is it."""
-        if not self._server._is_incoming and not self._server._handed_over and not self._is_silent:
+        if not self._server._is_incoming and not self._server._handed_over and not self.is_silent:
             self._write()
 
     def _settle(self) -> None:
@@ -357,15 +358,24 @@ class Reporter:
             self._server.log.debug("No earlier status: %s", exc)
             return None
 
-    def _write(self) -> None:
+    def _write(self) -> bool:
+        """Write the status; returns False if that has failed, to be tried again."""
         if not self.path:
-            return
+            return True
+        text = self.status().to_json()
         try:
-            statusfile.replace(self.path, self.status().to_json())
+            try:
+                statusfile.replace(self.path, text)
+            except FileNotFoundError:
+                # Whoever tidies up /tmp has removed the folder.
+                statusfile.remake_folder(self.path)
+                statusfile.replace(self.path, text)
         except OSError as exc:
             if not self._has_complained:
                 self._server.log.warning("Status file: %s", exc)
                 self._has_complained = True
+            return False
+        return True
 
     def status(self) -> Status:
         """Return what this master knows of the service."""
@@ -396,16 +406,18 @@ class Reporter:
     def _service(self) -> Service:
         server = self._server
         cfg = server.cfg
-        socket = None if cfg.control_socket_disable else server._get_control_socket_path()
         return Service(
             self._service_pid(),
             str(cfg.proc_name),
             "follow" if server.keeper is None and server.held is None else "stable",
-            os.path.abspath(cfg.pidfile) if cfg.pidfile else None,
+            self._absolute(cfg.pidfile) if cfg.pidfile else None,
             str(cfg.chdir),
             list(dict.fromkeys(map(str, server.LISTENERS))),
-            socket,
+            None if cfg.control_socket_disable else self._absolute(cfg.control_socket),
         )
+
+    def _absolute(self, name: str) -> str:
+        return os.path.normpath(os.path.join(self._folder, name))
 
     def _others(self) -> list[Master]:
         server = self._server
@@ -472,3 +484,10 @@ def revision(folder: str) -> str | None:
 
 def _own_version() -> str:
     return str(sys.modules["gunicorn_hot"].__version__)
+
+
+def _current_folder(server: HotArbiter) -> str:
+    try:
+        return os.getcwd()
+    except OSError:
+        return str(server.cfg.chdir)

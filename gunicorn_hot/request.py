@@ -62,14 +62,17 @@ def take(status_path: str) -> Request | None:
 
     Raises RequestError, with the file removed if that is possible."""
     name = path(status_path)
+    # A name of its own: another request may be written while this one is read.
+    taken = f"{name}.taken"
     try:
-        text = statusfile.read_own(name)
+        os.rename(name, taken)
+        text = statusfile.read_own(taken)
     except FileNotFoundError:
         return None
     except OSError as exc:
-        _remove(name)
         raise RequestError(str(exc)) from None
-    _remove(name)
+    finally:
+        _remove(taken)
     try:
         value = json.loads(text)
         found = Request(*(_short(value.get(key, "")) for key in ("id", "command", "by")))

@@ -61,6 +61,13 @@ def _make_safe(folder: str) -> None:
         raise OSError(f"{folder} cannot be written to")
 
 
+def remake_folder(path: str) -> None:
+    """Make the folder of a status file again, if it is a default one. Raises OSError, also when another user has it."""
+    folder = os.path.dirname(path)
+    if folder in folders():
+        _make_safe(folder)
+
+
 def unsafe(folder: str) -> str:
     """Say why a folder is not this user's alone, or return "". Raises OSError when there is none."""
     found = os.lstat(folder)  # a link could have been put there by anybody

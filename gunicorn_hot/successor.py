@@ -10,7 +10,14 @@ from typing import TYPE_CHECKING, Any
 
 from gunicorn_hot import early_output, listeners, private
 from gunicorn_hot.channel import Channel
-from gunicorn_hot.inheritance import CHANNEL_VARIABLE, GENERATION_VARIABLE, HOLDER_VARIABLE, STATUS_VARIABLE, is_ours
+from gunicorn_hot.inheritance import (
+    CHANNEL_VARIABLE,
+    CHECK_VARIABLE,
+    GENERATION_VARIABLE,
+    HOLDER_VARIABLE,
+    STATUS_VARIABLE,
+    is_ours,
+)
 from gunicorn_hot.processes import in_words
 
 if TYPE_CHECKING:
@@ -46,12 +53,12 @@ class Successor:
         self.total = 0
 
     @classmethod
-    def start(cls, server: Arbiter, generation: int, hold: int | None, status: str) -> Successor:
+    def start(cls, server: Arbiter, generation: int, hold: int | None, status: str, check: bool) -> Successor:
         """Fork, and exec in the child. Raises OSError when there can be no child, or none that could serve.
 
         `hold`: the descriptor of its channel to the process that has the service's pid, or None. `status`: the path of
-        the service's status, or "". What goes wrong in the child, before or in its exec, comes over its channel to us
-        as "failed"."""
+        the service's status, or "". `check`: it is not to serve. What goes wrong in the child, before or in its exec,
+        comes over its channel to us as "failed"."""
         output = early_output.Capture()
         try:
             ours, theirs = Channel.pair()
@@ -62,6 +69,8 @@ class Successor:
         try:
             env = environment(server)
             env[GENERATION_VARIABLE] = str(generation)
+            if check:
+                env[CHECK_VARIABLE] = "1"
             if status:
                 env[STATUS_VARIABLE] = status
             if hold is not None:

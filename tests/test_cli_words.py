@@ -123,6 +123,15 @@ def test_a_status_in_tables() -> None:
     assert "3 > 4" in past
 
 
+def test_nothing_in_a_status_steers_a_terminal() -> None:
+    console = pytest.importorskip("rich.console").Console(force_terminal=True, width=200)
+    status = dataclasses.replace(STATUS, service=dataclasses.replace(STATUS.service, name="\x1b]0;shop\x07"))
+    with console.capture() as capture:
+        console.print(show.rich(status, NOW))
+    assert "?]0;shop?" in capture.get()
+    assert "\x1b]" not in capture.get()
+
+
 def test_a_service_without_a_past_has_no_table_of_it() -> None:
     assert not [line for line in show.plain(dataclasses.replace(STATUS, history=[]), NOW) if "UPGRADE" in line]
 

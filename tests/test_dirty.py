@@ -44,6 +44,10 @@ class Work(DirtyApp):
 
     def read(self):
         return self.release
+
+    def close(self):
+        if open("dirty_how").read() == "slow end":
+            wait_for("ended")
 """
 SITE = """
 import app, os
@@ -152,6 +156,25 @@ def test_a_stop_that_is_out_of_time_leaves_no_dirty_worker(service: Service) -> 
         service.signal(signal.SIGTERM)
         until(service.is_empty, "the end of all processes")
     assert leftovers(service) == []
+
+
+def test_dirty_workers_have_their_own_time_to_end(service: Service) -> None:
+    service.write("dirty_how", "slow end")
+    start(service, graceful_timeout=1, dirty_graceful_timeout=2)
+    service.signal(signal.SIGTERM)
+    until(service.is_empty, "the end of all processes")
+
+
+def test_a_stop_is_not_lost_while_the_old_dirty_workers_end(service: Service) -> None:
+    service.write("dirty_how", "slow end")
+    start(service, dirty_graceful_timeout=20)
+    service.release("B")
+    new = service.begin_upgrade()
+    service.wait_log("Upgrade: done")
+    service.signal(signal.SIGTERM, service.pid if isinstance(service, Held) else new)
+    service.wait_log("Handling signal: term")
+    service.write("ended")
+    until(service.is_empty, "the end of all processes")
 
 
 def test_a_successor_is_ready_when_its_dirty_workers_are(service: Service) -> None:

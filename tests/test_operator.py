@@ -256,6 +256,36 @@ def test_a_check_changes_nothing(service: Service, worker_class: str) -> None:
     service.upgrade("C")
 
 
+HALF_READY = """
+def hot_check(worker):
+    import os, time
+    while open("release").read() == "B" and worker.age > 1 and not os.path.exists("second"):
+        time.sleep(0.01)
+"""
+
+
+def test_a_check_serves_nobody_where_versions_may_mix(service: Service) -> None:
+    service.configure(HALF_READY, hot_cutover="overlap")
+    service.start()
+    service.release("B")
+    id = ask(service, "check")
+    wait(service, lambda s: s.upgrade and s.upgrade.ready == 1, "one of two is ready")
+    assert {service.ask().gen for _ in range(60)} == {"A"}
+    service.write("second")
+    assert wait_past(service, id).outcome == "checked"
+
+
+def test_the_status_comes_back_when_somebody_has_tidied_up(service: Service) -> None:
+    service.configure(workers=1)
+    service.start()
+    found = Path(path(service))
+    found.unlink()
+    found.parent.rmdir()
+    service.upgrade("B")
+    assert wait(service, lambda s: s.generation == 2 and s.upgrade is None, "the new generation").history
+    assert statusfile.unsafe(str(found.parent)) == ""
+
+
 def test_a_check_of_a_broken_release_changes_nothing(service: Service) -> None:
     service.configure("def on_upgrade_failed(server, reason):\n    open('hook', 'w').close()")
     service.start()

@@ -24,7 +24,7 @@ if TYPE_CHECKING:
 _CALM = 1.0
 
 
-def _harmless(text: str) -> str:
+def harmless(text: str) -> str:
     """Return text without what could steer a terminal: some of it is an application's, and may be another user's."""
     return "".join(c if c.isprintable() or c in "\n\t" else "?" for c in text)
 
@@ -42,7 +42,7 @@ class Output:
 
     def line(self, text: str, **event: Any) -> None:
         """Say something; `event` is its form in JSON, without which that says nothing."""
-        print(_harmless(text), flush=True)
+        print(harmless(text), flush=True)
 
     def styled(self, text: str, style: str) -> None:
         """Say something, in colours where there are any; `style` is rich's name of them."""
@@ -50,7 +50,7 @@ class Output:
 
     def error(self, text: str, code: int) -> None:
         """Say why there is nothing else to say."""
-        print(f"Error: {_harmless(text)}", file=sys.stderr, flush=True)
+        print(f"Error: {harmless(text)}", file=sys.stderr, flush=True)
 
     def progress(self, step: Step) -> None:
         """Say where an upgrade is that is under way, if that is new."""
@@ -96,10 +96,10 @@ class Live(Output):
         self._shown: Step | None = None
 
     def line(self, text: str, **event: Any) -> None:
-        self._console.print(_harmless(text), markup=False, highlight=False, soft_wrap=True)
+        self._console.print(harmless(text), markup=False, highlight=False, soft_wrap=True)
 
     def styled(self, text: str, style: str) -> None:
-        self._console.print(_harmless(text), style=style, markup=False, highlight=False, soft_wrap=True)
+        self._console.print(harmless(text), style=style, markup=False, highlight=False, soft_wrap=True)
 
     def draw(self, what: RenderableType) -> None:
         self._console.print(what)
@@ -145,7 +145,7 @@ class Live(Output):
 def _escaped(text: str) -> str:
     from rich.markup import escape
 
-    return escape(_harmless(text))
+    return escape(harmless(text))
 
 
 def console() -> Console | None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 from typing import TYPE_CHECKING, NamedTuple
 
+from gunicorn_hot.cli.output import harmless
 from gunicorn_hot.cli.progress import going_on
 from gunicorn_hot.cli.service import moment
 from gunicorn_hot.status import Status
@@ -117,13 +118,13 @@ def rich(status: Status, now: float) -> Group:
                "successor": "cyan", "booting": "cyan", "ready": "cyan", "holder": "dim"}
     bad = ("failed", "check-failed", "rolled-back", "taken-back")
     first, *more = heading(status, now)
-    parts: list[object] = [Text(first, style="bold"), *(Text(line) for line in more)]
+    parts: list[object] = [Text(harmless(first), style="bold"), *(Text(harmless(line)) for line in more)]
     for table in tables(status, now):
         drawn = RichTable(box=None, pad_edge=False, header_style="bold", padding=(0, 2, 0, 0))
         for name in table.headings:
             drawn.add_column(name, no_wrap=name != "REASON")
         for row in table.rows:
-            cells = [Text(cell, style="red" if cell in bad else colours.get(cell, "")) for cell in row]
+            cells = [Text(harmless(cell), style="red" if cell in bad else colours.get(cell, "")) for cell in row]
             drawn.add_row(*cells)
         parts += [Text(""), drawn]
     return Group(*parts)  # type: ignore[arg-type]
