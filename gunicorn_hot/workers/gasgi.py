@@ -207,6 +207,10 @@ class ASGIWorker(AioWorker, StockASGIWorker):
         since: float | None = connection.quiet_since
         return since
 
+    def has_asked(self, connection: Any) -> bool:
+        # HTTP/2 is idle only until its client's first stream.
+        return connection.http2 is None and connection.since > 0
+
     def close_idle(self, connection: Any) -> None:
         if connection.http2 is not None:
             connection.http2.dismiss()

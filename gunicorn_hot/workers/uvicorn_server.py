@@ -225,7 +225,7 @@ class UvicornMixin(AioWorker):
 
     def idle_since(self, connection: Any) -> float | None:
         # A connection that was kept has a timer; one on which nothing has ever come has none.
-        return 0.0 if connection.since is None else None
+        return self.drains_since if connection.since is None else None
 
     def close_idle(self, connection: Any) -> None:
         connection.shutdown()
