@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import _socket
 import asyncio
-import errno
 import os
 import signal
 import socket
@@ -22,14 +21,13 @@ from gunicorn.workers.base import Worker
 
 from gunicorn_hot import app
 from gunicorn_hot.link import ACCEPTING
-from gunicorn_hot.workers.base import NOBODY_WAITS, HotWorker
+from gunicorn_hot.workers.base import NO_DESCRIPTORS, NOBODY_WAITS, HotWorker
 from gunicorn_hot.workers.lifespan import Lifespan, LifespanFailed
 
 _TICK = 1.0
 #: Connections taken at once, as asyncio's servers do; and s to wait when there are no descriptors left.
 _ACCEPTS = 100
 _REST = 1.0
-_NO_DESCRIPTORS = (errno.EMFILE, errno.ENFILE, errno.ENOBUFS, errno.ENOMEM)
 #: s; what a draining worker gives a client for its TLS handshake and its first byte, beyond the time that an idle
 #: connection is kept: it may have been accepted only now. As in the other workers.
 _FIRST_BYTE = 5.0
@@ -453,7 +451,7 @@ class AioWorker(HotWorker):
     def _on_accept_error(self, exc: OSError) -> None:
         if exc.errno in NOBODY_WAITS:
             return
-        if exc.errno not in _NO_DESCRIPTORS:
+        if exc.errno not in NO_DESCRIPTORS:
             raise exc
         self.log.error("Cannot accept: %s; next try in %gs", exc, _REST)
         self._is_resting = True
