@@ -414,6 +414,10 @@ class AioWorker(HotWorker):
         if drain.draining and self._idle_timer is None:
             self.drains_since = time.monotonic()
             self._idle_timer = self.loop.call_later(self.keep_alive(), self._close_idle)
+        elif self._idle_timer is not None and not drain.draining:
+            # After a rollback: it would come too soon in the next drain.
+            self._idle_timer.cancel()
+            self._idle_timer = None
         self._on_done(None)
 
     # --- connections

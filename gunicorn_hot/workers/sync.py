@@ -231,7 +231,10 @@ class SyncWorker(HotWorker, StockSyncWorker):
 
     def _end(self, fd: int) -> None:
         client, _ = self._lingering.pop(fd)
-        self._poll.unregister(fd)
+        try:
+            self._poll.unregister(fd)
+        except KeyError:
+            pass  # a signal handler has just made a new one (on_phase), without it
         util.close(client)
 
     def handle_request(self, listener: Any, req: Any, client: Any, addr: Any) -> Any:

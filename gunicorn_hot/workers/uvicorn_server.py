@@ -249,6 +249,9 @@ class UvicornMixin(AioWorker):
         return not self._tasks
 
     def on_task_done(self, _task: Any = None) -> None:
+        # With `max_requests` the tasks are watched in steady state too.
+        if self.drain.accepting and self.alive and self.server_state.total_requests < self.max_requests:
+            return
         self.show_in_flight()
         self._on_done(None)
 
