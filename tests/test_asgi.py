@@ -365,6 +365,47 @@ def test_silent_connections_do_not_hold_the_drain(
     service.wait_log("Upgrade: done, .* 0 requests cut")
 
 
+def test_a_connection_that_is_kept_by_an_answer_begun_before_is_ended_when_idle(service: Service, worker: str) -> None:
+    service.configure(worker_class=worker, workers=1, keepalive=1, hot_probation=0, hot_drain_timeout=60)
+    service.start()
+    with service.connect() as connection:
+        sock = connection.sock
+        sock.sendall(b"POST /early?file=go HTTP/1.1\r\nHost: localhost\r\nContent-Length: 10\r\n\r\n01234")
+        service.wait_file("go.held", lines=1)
+        new = service.begin_drain()
+        # A piece of the request under way, and not the beginning of another one.
+        sock.sendall(b"56789")
+        service.write("go")
+        answer = read_answer(sock)
+        assert b"onnection: close" not in answer
+        service.wait_log("Upgrade: done, .* 0 requests cut")
+        assert sock.recv(1) == b""
+    wait_gone(service.master)
+    service.master = new
+
+
+def test_without_keep_alive_what_was_accepted_is_still_served(
+    service: Service, worker: str, certificate: Certificate
+) -> None:
+    """A client that has said nothing yet, and one in its TLS handshake, at the moment of the drain."""
+    settings = service.use_tls(certificate)
+    service.configure(worker_class=worker, workers=1, keepalive=0, hot_drain_timeout=60, hot_probation=0, **settings)
+    service.start()
+    host, _, port = service.address.rpartition(":")
+    with socket.create_connection((host, int(port)), timeout=20) as late, service.connect() as silent:
+        context = ssl.create_default_context()
+        context.check_hostname = False
+        context.verify_mode = ssl.CERT_NONE
+        # Both have been accepted.
+        assert service.ask().gen == "A"
+        service.begin_drain()
+        for client in silent.sock, context.wrap_socket(late):
+            with client:
+                client.sendall(REQUEST)
+                assert b"x-gen: a\r\n" in read_answer(client).lower()
+    service.wait_log("Upgrade: done, .* 0 requests cut")
+
+
 def test_a_client_that_does_not_close_does_not_hold_the_drain(service: Service, worker: str) -> None:
     service.configure(worker_class=worker, workers=1, hot_drain_timeout=60, hot_probation=0)
     service.start()

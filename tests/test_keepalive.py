@@ -240,6 +240,24 @@ def test_clients_that_keep_their_sockets_open_delay_nobody(service: Service, tra
         assert clients[0].sock.recv(1) == b""
 
 
+@pytest.mark.parametrize("hook", ["post_fork(arbiter, worker)", "pre_request(worker, request)"])
+def test_clients_that_do_not_close_do_not_exhaust_a_sync_workers_descriptors(service: Service, hook: str) -> None:
+    """Neither those that it knows to have from the start, nor those that are left when there are fewer than that."""
+    limit = 64
+    service.configure(
+        "import resource", f"def {hook}: resource.setrlimit(resource.RLIMIT_NOFILE, ({limit}, {limit}))",
+        worker_class="sync", workers=1,
+    )
+    service.start()
+    before = service.workers()
+    with contextlib.ExitStack() as stack:
+        for _ in range(limit + 6):
+            client = stack.enter_context(service.connect())
+            client.sock.sendall(GET % b"/")
+            assert answers(read_all(client.sock)) == [("200", "close", "hello\n")]
+    assert service.workers() == before
+
+
 def test_a_recycled_worker_waits_neither_for_the_silent_nor_for_the_kept(service: Service) -> None:
     """gthread: what was told that it is kept may ask once more, within 2 s."""
     service.configure(worker_class="gthread", workers=1, max_requests=3, keepalive=60)

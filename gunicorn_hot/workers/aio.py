@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import _socket
 import asyncio
-import errno
 import os
 import signal
 import socket
@@ -22,14 +21,16 @@ from gunicorn.workers.base import Worker
 
 from gunicorn_hot import app
 from gunicorn_hot.link import ACCEPTING
-from gunicorn_hot.workers.base import NOBODY_WAITS, HotWorker
+from gunicorn_hot.workers.base import NO_DESCRIPTORS, NOBODY_WAITS, HotWorker
 from gunicorn_hot.workers.lifespan import Lifespan, LifespanFailed
 
 _TICK = 1.0
 #: Connections taken at once, as asyncio's servers do; and s to wait when there are no descriptors left.
 _ACCEPTS = 100
 _REST = 1.0
-_NO_DESCRIPTORS = (errno.EMFILE, errno.ENFILE, errno.ENOBUFS, errno.ENOMEM)
+#: s; what a draining worker gives a client for its TLS handshake and its first byte, beyond the time that an idle
+#: connection is kept: it may have been accepted only now. As in the other workers.
+_FIRST_BYTE = 5.0
 #: s; how long a client may take to close a connection that we have ended, as in gunicorn's `util.close_graceful`.
 _LINGER = 2.0
 _LINGER_READ = 65536
@@ -83,6 +84,8 @@ class AioWorker(HotWorker):
         #: When all open connections were first seen to be ended by us.
         self._ended_at: float | None = None
         self._idle_timer: Any = None
+        #: Since when this worker drains.
+        self.drains_since = 0.0
 
     # --- what an adapter says
 
@@ -115,6 +118,10 @@ class AioWorker(HotWorker):
 
         None if it does not: it is one with a request under way, or it will end by itself."""
         raise NotImplementedError
+
+    def has_asked(self, connection: Any) -> bool:
+        """Whether a request has ever come on a connection of which `idle_since` is known."""
+        return False
 
     def close_idle(self, connection: Any) -> None:
         """End a connection of which `idle_since` is known."""
@@ -405,7 +412,12 @@ class AioWorker(HotWorker):
             self.loop.remove_reader(self._link_fd)
             self._link_fd = None
         if drain.draining and self._idle_timer is None:
+            self.drains_since = time.monotonic()
             self._idle_timer = self.loop.call_later(self.keep_alive(), self._close_idle)
+        elif self._idle_timer is not None and not drain.draining:
+            # After a rollback: it would come too soon in the next drain.
+            self._idle_timer.cancel()
+            self._idle_timer = None
         self._on_done(None)
 
     # --- connections
@@ -443,7 +455,7 @@ class AioWorker(HotWorker):
     def _on_accept_error(self, exc: OSError) -> None:
         if exc.errno in NOBODY_WAITS:
             return
-        if exc.errno not in _NO_DESCRIPTORS:
+        if exc.errno not in NO_DESCRIPTORS:
             raise exc
         self.log.error("Cannot accept: %s; next try in %gs", exc, _REST)
         self._is_resting = True
@@ -532,21 +544,27 @@ class AioWorker(HotWorker):
         self._idle_timer = None
         if not self.drain.draining:
             return
-        patience = self.keep_alive()
-        # It has not even come to the end of its TLS handshake.
-        for waiter in list(self._arriving):
-            waiter.cancel()
-        oldest = None
         now = time.monotonic()
+        patience = self.keep_alive()
+        left = patience or _TICK
+        if self._arriving:
+            rest = self.drains_since + patience + _FIRST_BYTE - now
+            if rest > 0:
+                left = min(left, rest)
+            else:
+                for waiter in list(self._arriving):
+                    waiter.cancel()
         for connection in list(self.connections):
             since = self.idle_since(connection)
             if since is None:
                 continue
-            if now - since >= patience:
-                self.close_idle(connection)
+            rest = since + patience - now
+            if not self.has_asked(connection):
+                rest += _FIRST_BYTE
+            if rest > 0:
+                left = min(left, rest)
             else:
-                oldest = since if oldest is None else min(oldest, since)
-        left = patience if oldest is None else oldest + patience - now
+                self.close_idle(connection)
         self._idle_timer = self.loop.call_later(max(left, 0.01), self._close_idle)
 
 

@@ -38,6 +38,8 @@ _ORPHAN_GRACE_SECONDS = 2
 BEAT = 0.01
 #: What an accept says that has found no connection. EINVAL: a successor that had no use for the listener ended it.
 NOBODY_WAITS = (errno.EAGAIN, errno.EWOULDBLOCK, errno.ECONNABORTED, errno.EINVAL)
+#: What it says for which there are no means left.
+NO_DESCRIPTORS = (errno.EMFILE, errno.ENFILE, errno.ENOBUFS, errno.ENOMEM)
 
 #: The hot worker that this process is, or None in a master.
 current: HotWorker | None = None

@@ -100,8 +100,10 @@ class _PausedProtocol(_Protocol):
         super().data_received(data)
 
     def _feed_callback_parser(self, data: bytes) -> Any:
-        self._is_begun = True
-        self._cancel_keepalive_timer()  # type: ignore[attr-defined]
+        # gunicorn gives what has come behind a request to the parser once more when that is answered.
+        if self.request_under_way() is None:
+            self._is_begun = True
+            self._cancel_keepalive_timer()  # type: ignore[attr-defined]
         return super()._feed_callback_parser(data)  # type: ignore[misc]
 
     def _on_headers_complete(self) -> Any:
@@ -111,6 +113,7 @@ class _PausedProtocol(_Protocol):
     def _arm_keepalive_timer(self) -> None:
         # gunicorn 27 takes a connection for idle on which a request has begun to come behind another one.
         if not self._is_begun:
+            self.quiet_since = time.monotonic()
             super()._arm_keepalive_timer()  # type: ignore[misc]
 
     def resume(self) -> None:
@@ -203,6 +206,10 @@ class ASGIWorker(AioWorker, StockASGIWorker):
             return None
         since: float | None = connection.quiet_since
         return since
+
+    def has_asked(self, connection: Any) -> bool:
+        # HTTP/2 is idle only until its client's first stream.
+        return connection.http2 is None and connection.since > 0
 
     def close_idle(self, connection: Any) -> None:
         if connection.http2 is not None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import errno
 import os
+import resource
 import select
 import socket
 import ssl
@@ -16,12 +17,13 @@ from gunicorn.workers.sync import SyncWorker as StockSyncWorker
 
 from gunicorn_hot.link import ACCEPTING
 from gunicorn_hot.workers import linger, tls
-from gunicorn_hot.workers.base import BEAT, NOBODY_WAITS, HotWorker
+from gunicorn_hot.workers.base import BEAT, NO_DESCRIPTORS, NOBODY_WAITS, HotWorker
 
 #: s; how long a draining worker waits for a client's TLS handshake, or its first byte. As gunicorn's gthread does.
 _FIRST_BYTE = 5.0
-#: Connections that may linger at a time; descriptors are not without number.
+#: Connections that may linger at a time, and of how many descriptors they may take one.
 _MOST_LINGERING = 256
+_LINGERING_SHARE = 8
 #: s, when others are waiting for the worker to leave.
 _LAST_LINGER = 0.1
 
@@ -34,10 +36,14 @@ class SyncWorker(HotWorker, StockSyncWorker):
         #: Connections that we have ended and the client has not, by descriptor, and when we stop to wait for it; oldest
         #: first.
         self._lingering: dict[int, tuple[Any, float]] = {}
+        self._most_lingering = _MOST_LINGERING
 
     def run(self) -> None:
         if not self.pass_gate():
             return
+        descriptors, _ = resource.getrlimit(resource.RLIMIT_NOFILE)
+        if descriptors != resource.RLIM_INFINITY:
+            self._most_lingering = max(1, min(_MOST_LINGERING, descriptors // _LINGERING_SHARE))
         self.on_phase()
         super().run()
         self.begin_to_leave()
@@ -115,7 +121,10 @@ class SyncWorker(HotWorker, StockSyncWorker):
                 return False
             client, addr = listener.accept()
         except OSError as exc:
-            if exc.errno not in NOBODY_WAITS:
+            if exc.errno in NO_DESCRIPTORS and self._lingering:
+                for fd in list(self._lingering):
+                    self._end(fd)
+            elif exc.errno not in NOBODY_WAITS:
                 raise
             return False
         finally:
@@ -205,7 +214,7 @@ class SyncWorker(HotWorker, StockSyncWorker):
         except (OSError, ValueError):
             util.close(client)
             return
-        if len(self._lingering) >= _MOST_LINGERING:
+        if len(self._lingering) >= self._most_lingering:
             self._end(next(iter(self._lingering)))
         fd = client.fileno()
         self._lingering[fd] = client, time.monotonic() + linger.SECONDS
@@ -222,7 +231,10 @@ class SyncWorker(HotWorker, StockSyncWorker):
 
     def _end(self, fd: int) -> None:
         client, _ = self._lingering.pop(fd)
-        self._poll.unregister(fd)
+        try:
+            self._poll.unregister(fd)
+        except KeyError:
+            pass  # a signal handler has just made a new one (on_phase), without it
         util.close(client)
 
     def handle_request(self, listener: Any, req: Any, client: Any, addr: Any) -> Any:

@@ -225,7 +225,7 @@ class UvicornMixin(AioWorker):
 
     def idle_since(self, connection: Any) -> float | None:
         # A connection that was kept has a timer; one on which nothing has ever come has none.
-        return 0.0 if connection.since is None else None
+        return self.drains_since if connection.since is None else None
 
     def close_idle(self, connection: Any) -> None:
         connection.shutdown()
@@ -249,6 +249,9 @@ class UvicornMixin(AioWorker):
         return not self._tasks
 
     def on_task_done(self, _task: Any = None) -> None:
+        # With `max_requests` the tasks are watched in steady state too.
+        if self.drain.accepting and self.alive and self.server_state.total_requests < self.max_requests:
+            return
         self.show_in_flight()
         self._on_done(None)
 

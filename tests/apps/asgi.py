@@ -112,6 +112,13 @@ async def app(scope: Any, receive: Any, send: Any) -> None:
             await asyncio.sleep(int(query["ms"]) / 1000 / PIECES)
             await send({"type": "http.response.body", "body": b"piece\n", "more_body": True})
         return await send({"type": "http.response.body", "body": b""})
+    if path == "/early":
+        # The answer begins before the request has come to its end.
+        await send({"type": "http.response.start", "status": 200, "headers": [*_HEADERS, (b"content-length", b"6")]})
+        await send({"type": "http.response.body", "body": body[:3], "more_body": True})
+        await held(query["file"])
+        await upload(scope, receive)
+        return await send({"type": "http.response.body", "body": body[3:]})
     if path == "/slow":
         if "say" in query:
             say_held(query["say"])
