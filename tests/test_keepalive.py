@@ -192,6 +192,22 @@ def test_silent_clients_delay_nobody(service: Service, certificate: Certificate,
         finish(service, new)
 
 
+def test_clients_that_are_silent_after_their_handshake_take_no_threads(
+    service: Service, certificate: Certificate
+) -> None:
+    """gthread: gunicorn's gives each a thread, for ever."""
+    tls = service.use_tls(certificate)
+    service.configure(threads=2, workers=1, keepalive=2, hot_probation=0, hot_drain_timeout=60, **tls)
+    service.start()
+    with service.connect() as late, service.connect() as silent, service.connect():
+        assert service.ask().gen == "A"
+        new = service.begin_drain()
+        answer = late.ask()
+        assert (answer.gen, answer.closes) == ("A", True)
+        finish(service, new)
+        silent.was_closed()
+
+
 @pytest.mark.parametrize("worker", ["sync", "gevent"])
 def test_a_silent_client_does_not_hold_the_drain_of_workers_without_keep_alive(service: Service, worker: str) -> None:
     service.configure(worker_class=worker, workers=2, keepalive=0, hot_probation=0, hot_drain_timeout=60)

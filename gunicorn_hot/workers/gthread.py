@@ -238,8 +238,14 @@ class ThreadWorker(HotWorker, StockThreadWorker):
 
     def _await_data(self, conn: Any) -> None:
         """Let the poller wait for a connection's first bytes, as long as gunicorn's thread and poller would."""
+        now = time.monotonic()
+        if conn.timeout is None:
+            conn.timeout = now + DEFAULT_WORKER_DATA_TIMEOUT + self.cfg.keepalive
+        elif conn.timeout <= now:
+            # A handshake has one time, however often the client says a byte of it.
+            self._close_idle(conn)
+            return
         conn.sock.setblocking(False)
-        conn.timeout = time.monotonic() + DEFAULT_WORKER_DATA_TIMEOUT + self.cfg.keepalive
         self.pending_conns.append(conn)
         self.poller.register(conn.sock, selectors.EVENT_READ, partial(self.on_pending_socket_readable, conn))
 
