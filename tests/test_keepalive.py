@@ -7,7 +7,9 @@ from __future__ import annotations
 import contextlib
 import re
 import resource
+import select
 import socket
+import ssl
 import time
 
 import pytest
@@ -272,6 +274,37 @@ def test_a_recycled_worker_waits_neither_for_the_silent_nor_for_the_kept(service
         assert asking.answer().closes
         wait_gone(worker)
         silent.was_closed()
+
+
+def test_a_recycled_worker_serves_whoever_is_in_a_handshake(service: Service, certificate: Certificate) -> None:
+    tls = service.use_tls(certificate)
+    # One more than the harness asks for, to see that it serves.
+    service.configure(worker_class="gthread", workers=1, max_requests=2, keepalive=60, **tls)
+    service.start()
+    (worker,) = service.workers()
+    incoming, outgoing, end = ssl.MemoryBIO(), ssl.MemoryBIO(), select.poll()
+    tls = ssl.create_default_context(cafile=certificate.cert).wrap_bio(incoming, outgoing, server_hostname="localhost")
+    host, port = service.address.split(":")
+    with socket.create_connection((host, int(port)), timeout=20) as client:
+        # It accepts in order.
+        assert service.ask().pid == worker
+        with pytest.raises(ssl.SSLWantReadError):
+            tls.do_handshake()
+        client.sendall(outgoing.read())
+        # That was the client's first word; its second one comes when the worker has ceased to look for it.
+        end.register(client, select.POLLRDHUP)
+        assert not end.poll(300)
+        incoming.write(client.recv(65536))
+        tls.do_handshake()
+        tls.write(GET % b"/")
+        client.sendall(outgoing.read())
+        incoming.write(read_all(client))
+        data = tls.read(65536)
+        while not data.endswith(b"hello\n"):
+            data += tls.read(65536)
+    assert answers(data) == [("200", "close", "hello\n")]
+    assert b"X-Pid: %d\r\n" % worker in data
+    wait_gone(worker)
 
 
 @pytest.mark.parametrize("worker", KEEP_ALIVE)

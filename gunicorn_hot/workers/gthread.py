@@ -245,6 +245,9 @@ class ThreadWorker(HotWorker, StockThreadWorker):
             # A handshake has one time, however often the client says a byte of it.
             self._close_idle(conn)
             return
+        if not self.alive:
+            # gunicorn's thread would end the handshake first: it has begun, and a request is to come.
+            conn.timeout = min(conn.timeout, now + linger.SECONDS)
         conn.sock.setblocking(False)
         self.pending_conns.append(conn)
         self.poller.register(conn.sock, selectors.EVENT_READ, partial(self.on_pending_socket_readable, conn))
@@ -271,10 +274,8 @@ class ThreadWorker(HotWorker, StockThreadWorker):
                 self._park(conn)
             else:
                 self._close_idle(conn)
-        elif self.alive:
-            self._await_data(conn)
         else:
-            super().finish_request(conn, fs)
+            self._await_data(conn)
 
     def _keep_for_one_more(self, conn: Any) -> None:
         """The client was told that its connection is kept, just before the worker was stopped or had served its
