@@ -270,6 +270,32 @@ def test_whoever_is_stopped_drains(service: Service) -> None:
         assert held.answer().status == 200
 
 
+WAITING_HOOK = """
+import time
+def on_drain(worker):
+    time.sleep(0.01)
+    with open("hook", "a") as file:
+        file.write(f"{worker.pid}\\n")
+"""
+
+
+@pytest.mark.parametrize("worker_class", WORKERS)
+def test_the_hook_may_wait_in_an_upgrade(service: Service, worker_class: str) -> None:
+    skip_without(worker_class)
+    service.configure(WAITING_HOOK, worker_class=worker_class, workers=1, hot_drain_timeout=50)
+    service.start()
+    (worker,) = service.workers()
+    with service.held() as held:
+        service.begin_drain()
+        if worker_class != "sync":
+            assert service.wait_file("hook", lines=1) == f"{worker}\n"
+        service.write("go")
+        assert held.answer().status == 200
+    wait_gone(service.master)
+    assert service.read("hook") == f"{worker}\n"
+    assert "Exception in on_drain hook" not in service.log
+
+
 @pytest.mark.parametrize("worker_class", WORKERS)
 def test_whoever_has_served_max_requests_drains(service: Service, worker_class: str) -> None:
     skip_without(worker_class)

@@ -7,7 +7,9 @@ from __future__ import annotations
 import contextlib
 import re
 import resource
+import select
 import socket
+import ssl
 import time
 
 import pytest
@@ -192,6 +194,22 @@ def test_silent_clients_delay_nobody(service: Service, certificate: Certificate,
         finish(service, new)
 
 
+def test_clients_that_are_silent_after_their_handshake_take_no_threads(
+    service: Service, certificate: Certificate
+) -> None:
+    """gthread: gunicorn's gives each a thread, for ever."""
+    tls = service.use_tls(certificate)
+    service.configure(threads=2, workers=1, keepalive=2, hot_probation=0, hot_drain_timeout=60, **tls)
+    service.start()
+    with service.connect() as late, service.connect() as silent, service.connect():
+        assert service.ask().gen == "A"
+        new = service.begin_drain()
+        answer = late.ask()
+        assert (answer.gen, answer.closes) == ("A", True)
+        finish(service, new)
+        silent.was_closed()
+
+
 @pytest.mark.parametrize("worker", ["sync", "gevent"])
 def test_a_silent_client_does_not_hold_the_drain_of_workers_without_keep_alive(service: Service, worker: str) -> None:
     service.configure(worker_class=worker, workers=2, keepalive=0, hot_probation=0, hot_drain_timeout=60)
@@ -274,6 +292,37 @@ def test_a_recycled_worker_waits_neither_for_the_silent_nor_for_the_kept(service
         assert asking.answer().closes
         wait_gone(worker)
         silent.was_closed()
+
+
+def test_a_recycled_worker_serves_whoever_is_in_a_handshake(service: Service, certificate: Certificate) -> None:
+    tls = service.use_tls(certificate)
+    # One more than the harness asks for, to see that it serves.
+    service.configure(worker_class="gthread", workers=1, max_requests=2, keepalive=60, **tls)
+    service.start()
+    (worker,) = service.workers()
+    incoming, outgoing, end = ssl.MemoryBIO(), ssl.MemoryBIO(), select.poll()
+    tls = ssl.create_default_context(cafile=certificate.cert).wrap_bio(incoming, outgoing, server_hostname="localhost")
+    host, port = service.address.split(":")
+    with socket.create_connection((host, int(port)), timeout=20) as client:
+        # It accepts in order.
+        assert service.ask().pid == worker
+        with pytest.raises(ssl.SSLWantReadError):
+            tls.do_handshake()
+        client.sendall(outgoing.read())
+        # That was the client's first word; its second one comes when the worker has ceased to look for it.
+        end.register(client, select.POLLRDHUP)
+        assert not end.poll(300)
+        incoming.write(client.recv(65536))
+        tls.do_handshake()
+        tls.write(GET % b"/")
+        client.sendall(outgoing.read())
+        incoming.write(read_all(client))
+        data = tls.read(65536)
+        while not data.endswith(b"hello\n"):
+            data += tls.read(65536)
+    assert answers(data) == [("200", "close", "hello\n")]
+    assert b"X-Pid: %d\r\n" % worker in data
+    wait_gone(worker)
 
 
 @pytest.mark.parametrize("worker", KEEP_ALIVE)

@@ -16,6 +16,7 @@ from gunicorn.http.wsgi import base_environ
 from gunicorn.sock import ssl_context
 from gunicorn.workers import base, ggevent
 
+from gunicorn_hot import app
 from gunicorn_hot.app import GENERATION_KEY, generation
 from gunicorn_hot.link import ACCEPTING
 from gunicorn_hot.listeners import is_listening
@@ -159,11 +160,13 @@ class GeventWorker(HotWorker, ggevent.GeventWorker):
                 self._end_idle()
                 break
             self.changed.clear()
+            if self.drain.draining:
+                self.begin_to_leave()
             if not self.drain.accepting:
                 self._tell_idle()
             if self.drain.draining and not self.cfg.keepalive:
                 self._end_silent()
-            self.changed.wait(self.drain.wait(now, _TICK))
+            self.changed.wait(self.drain.wait(time.monotonic(), _TICK))
         self.begin_to_leave()
         # Not closed yet: a connection that was just accepted still asks its listener for a name.
         for server in self._servers:
@@ -172,6 +175,14 @@ class GeventWorker(HotWorker, ggevent.GeventWorker):
             self._finish(self.cfg.graceful_timeout)
         if self._connections():
             self.report_cut()
+
+    def begin_to_leave(self) -> None:
+        if gevent.getcurrent() is gevent.get_hub():
+            # The link is read here, and nothing may wait: the hook is the main greenlet's.
+            app.announce()
+            self.changed.set()
+        else:
+            super().begin_to_leave()
 
     def close_listeners(self) -> None:
         """Left to the exit: a greenlet asks its listener for a name as late as after a TLS handshake."""

@@ -238,8 +238,17 @@ class ThreadWorker(HotWorker, StockThreadWorker):
 
     def _await_data(self, conn: Any) -> None:
         """Let the poller wait for a connection's first bytes, as long as gunicorn's thread and poller would."""
+        now = time.monotonic()
+        if conn.timeout is None:
+            conn.timeout = now + DEFAULT_WORKER_DATA_TIMEOUT + self.cfg.keepalive
+        elif conn.timeout <= now:
+            # A handshake has one time, however often the client says a byte of it.
+            self._close_idle(conn)
+            return
+        if not self.alive:
+            # gunicorn's thread would end the handshake first: it has begun, and a request is to come.
+            conn.timeout = min(conn.timeout, now + linger.SECONDS)
         conn.sock.setblocking(False)
-        conn.timeout = time.monotonic() + DEFAULT_WORKER_DATA_TIMEOUT + self.cfg.keepalive
         self.pending_conns.append(conn)
         self.poller.register(conn.sock, selectors.EVENT_READ, partial(self.on_pending_socket_readable, conn))
 
@@ -265,10 +274,8 @@ class ThreadWorker(HotWorker, StockThreadWorker):
                 self._park(conn)
             else:
                 self._close_idle(conn)
-        elif self.alive:
-            self._await_data(conn)
         else:
-            super().finish_request(conn, fs)
+            self._await_data(conn)
 
     def _keep_for_one_more(self, conn: Any) -> None:
         """The client was told that its connection is kept, just before the worker was stopped or had served its

@@ -10,10 +10,13 @@ from gunicorn.sock import is_http2_negotiated
 from gunicorn.workers.gthread import TConn
 
 from gunicorn_hot.workers import tls
+from gunicorn_hot.workers.pipeline import is_waiting
 
 
 class ClientsTurn(BaseException):
-    """The TLS handshake goes on when the client has said something. No Exception: gunicorn would answer it."""
+    """It goes on, in the TLS handshake or after it, when the client has said something.
+
+    No Exception: gunicorn would answer it."""
 
 
 class Connection(TConn):
@@ -29,7 +32,8 @@ class Connection(TConn):
     def init(self) -> None:
         if self.initialized or not self.cfg.is_ssl:
             super().init()
-        elif not self._shake_hands():
+        elif not self._shake_hands() or not (self.is_http2 or is_waiting(self.sock)):
+            # With HTTP/2 it is the server's turn, and no thread waits after that.
             raise ClientsTurn
 
     def _shake_hands(self) -> bool:
@@ -43,6 +47,8 @@ class Connection(TConn):
             self.sock.do_handshake()
         except ssl.SSLWantReadError:
             return False
+        # For its request it has as long as it had for this.
+        self.timeout = None
         # As gunicorn's `init` goes on from here.
         self.initialized = True
         self.sock.setblocking(True)
