@@ -48,7 +48,7 @@ class Build:
 def _packaged() -> str:
     asked = subprocess.run(
         ["dpkg-query", "--show", "--showformat", "${Version}", _PACKAGE], capture_output=True, text=True, check=False)
-    return asked.stdout.partition("~")[0].partition("-")[0] or "?"
+    return asked.stdout.rpartition("-")[0] or "?"       # without the revision of the package
 
 
 def _required() -> str:
@@ -69,7 +69,7 @@ def build() -> Build | None:
 
 
 class Tableflip(Rival):
-    """One process, which uses as many processors at a time as others have workers."""
+    """One process, which uses as many processors at a time as others have workers. Its settings are the library's."""
 
     name = "tableflip"
     title = "Go, tableflip: SIGHUP"

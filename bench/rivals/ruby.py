@@ -1,4 +1,4 @@
-"""Servers for Ruby, which brought these ways to upgrade into the world: unicorn's is what gunicorn's was made after."""
+"""Servers for Ruby. unicorn is what gunicorn was made after, its SIGUSR2 included."""
 
 from __future__ import annotations
 
@@ -76,9 +76,10 @@ class Unicorn(Ruby):
 
 
 class Puma(Ruby):
+    """One configuration, and a signal for each way. The workers load the application: a phased restart needs that."""
+
     program = "puma"
     sig: ClassVar[signal.Signals]
-    more: ClassVar[str] = ""
 
     def configuration(self) -> str:
         return f"""
@@ -87,7 +88,7 @@ class Puma(Ruby):
             threads {self.threads}, {self.threads}
             environment "production"
             rackup "{_APPLICATION}"
-            {self.more}
+            preload_app! false
         """
 
     def arguments(self) -> list[str]:
@@ -101,7 +102,6 @@ class PumaPhased(Puma):
     name = "puma-phased"
     title = "puma: SIGUSR1 (phased restart)"
     sig = signal.SIGUSR1
-    more = "preload_app! false"     # with it there is none; it is the default where there is more than one worker
 
 
 class PumaHot(Puma):
