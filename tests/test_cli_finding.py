@@ -135,6 +135,15 @@ def test_a_process_that_is_no_service(runtime: Runtime, neighbour: int) -> None:
     assert "--status-file" in ran.err
 
 
+def test_a_worker_is_not_its_service(runtime: Runtime, neighbour: int) -> None:
+    start = processes.start_time(os.getpid())
+    master = Master("serving", os.getpid(), start, 1.0, 3, workers=[Worker(neighbour, "serving", 0.0)])
+    runtime.put(os.getpid(), masters=[master])
+    ran = runtime.status("--pid", neighbour)
+    assert ran.code == 4
+    assert f"process {neighbour} is a worker; its service: --pid {os.getpid()}" in ran.err
+
+
 def test_no_such_process(runtime: Runtime, dead: int) -> None:
     ran = runtime.status("--pid", dead)
     assert (ran.code, ran.out) == (4, "")
