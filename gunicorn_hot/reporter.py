@@ -24,6 +24,7 @@ from gunicorn_hot import inheritance, processes, statsd, statusfile
 from gunicorn_hot.channel import Channel
 from gunicorn_hot.chronicle import Chronicle
 from gunicorn_hot.handover import PredecessorState as P
+from gunicorn_hot.mirror import Mirror
 from gunicorn_hot.status import (
     Master,
     Refused,
@@ -105,6 +106,8 @@ class Reporter:
         #: The file of the first generation: whoever watches it sees all that follows.
         self._inherited = inheritance.variables.get(inheritance.STATUS_VARIABLE, "")
         self.path = statusfile.own_path = self._choose()
+        others = self.path and server.cfg.uid != os.geteuid()
+        self._mirror = statusfile.mirror = Mirror() if others else None
         if server.predecessor is None:
             statsd.say_generation(server.log, server.generation)
 
@@ -151,6 +154,8 @@ class Reporter:
         elif after is P.DRAINING:
             self._committed = True
             self._withdraw()
+            if self._mirror is not None:
+                self._mirror.write("")  # the successor writes into another one
 
     def failed(self, reason: str, output: str, aborted: bool) -> None:
         self.chronicle.failed(reason, output, aborted, self._committed)
@@ -398,6 +403,8 @@ class Reporter:
         if not self.path:
             return True
         text = self.status().to_json()
+        if self._mirror is not None:
+            self._mirror.write(text)
         try:
             try:
                 statusfile.replace(self.path, text)

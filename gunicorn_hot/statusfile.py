@@ -12,6 +12,7 @@ import tempfile
 import time
 from pathlib import Path
 
+from gunicorn_hot.mirror import Mirror
 from gunicorn_hot.status import Status, StatusError, parse
 
 SUFFIX = ".json"
@@ -20,6 +21,8 @@ _FORGOTTEN = 86400.0
 
 #: In a hot master and in its workers: the path of the service's status file; "" when there is none.
 own_path = ""
+#: There too: what workers that cannot read it see of it; None when they can.
+mirror: Mirror | None = None
 
 
 def folders() -> list[str]:
