@@ -127,6 +127,17 @@ def test_a_pid_that_is_another_process_by_now_is_not_the_service(runtime: Runtim
     assert f"process {neighbour} is no service" in runtime.status("--pid", neighbour).err
 
 
+def test_a_service_that_nobody_has_reaped_has_died(runtime: Runtime) -> None:
+    with subprocess.Popen([sys.executable, "-c", "input()"], stdin=subprocess.PIPE) as popen:
+        runtime.put(popen.pid)
+        assert popen.stdin is not None
+        popen.stdin.close()
+        os.waitid(os.P_PID, popen.pid, os.WEXITED | os.WNOWAIT)
+        ran = runtime.status("--pid", popen.pid)
+    assert ran.code == 4
+    assert f"there is no process {popen.pid} that runs; the service has died: shop:app in /srv/shop" in ran.err
+
+
 def test_a_process_that_is_no_service(runtime: Runtime, neighbour: int) -> None:
     runtime.put(os.getpid())
     ran = runtime.status("--pid", neighbour)

@@ -8,7 +8,7 @@ import time
 from collections.abc import Iterable
 from pathlib import Path
 
-from gunicorn_hot import request, statusfile
+from gunicorn_hot import processes, request, statusfile
 from gunicorn_hot.cli.errors import Ambiguous, Gone, Refused
 from gunicorn_hot.cli.watching import Watch
 from gunicorn_hot.status import Status, StatusError, parse
@@ -200,7 +200,7 @@ def _of_pid(pid: int, source: str) -> Service:
     uid = _user_of(pid)
     if uid is None:
         hint = "".join(f"; {_died(path, s)}" for path, s in _all(_own()) if s.service.pid == pid and s.has_ended())
-        raise Gone(f"there is no process {pid}{source}{hint}")
+        raise Gone(f"there is no process {pid}{source} that runs{hint}")
     if os.geteuid() == 0:
         _become(uid)
     elif uid != os.geteuid():
@@ -251,7 +251,9 @@ def _private(pid: int, uid: int) -> list[Path]:
 
 
 def _user_of(pid: int) -> int | None:
-    """Return the effective user of a process; None when it has ended."""
+    """Return the effective user of a process; None when it has ended, even as a zombie."""
+    if not processes.start_time(pid):
+        return None
     try:
         lines = Path(f"/proc/{pid}/status").read_text(errors="replace").splitlines()
     except OSError:
