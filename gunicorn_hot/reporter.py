@@ -193,6 +193,11 @@ class Reporter:
             self.chronicle.take_back(self._read())
             statsd.say_generation(self._server.log, self._server.generation)
 
+    @property
+    def was_left(self) -> bool:
+        """Whether the predecessor has said that its drain is over."""
+        return self._left_early is not None
+
     def predecessor_left(self) -> None:
         """In the new master, which serves: the drain of the old one is over."""
         reason = self._left_early if self._left_early is not None else "the old master died while it drained"
@@ -473,7 +478,8 @@ class Reporter:
         holder = self._service_pid()
         if holder != self._me.pid and all(master.pid != holder for master in others):
             others.append(self._holder(holder))
-        return others
+        # One that has ended by now has no start time, and would be taken for whoever has its pid.
+        return [master for master in others if master.start or not self._me.start]
 
     def _holder(self, pid: int) -> Master:
         if self._keeper is None:

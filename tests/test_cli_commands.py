@@ -602,3 +602,25 @@ def test_with_gunicorns_control_socket_too(service: Service) -> None:
     assert ran.code == 0, ran
     assert current(service)["service"]["control_socket"] == str(service.folder / "ctl")
     service.master = serving(service)
+
+
+@pytest.mark.parametrize("when", ["booting", "probation", "draining"])
+def test_a_service_that_ends_with_its_pid_is_no_upgrade_that_is_done(service: Service, when: str) -> None:
+    begin(service, hot_pid="stable", hot_probation=600 if when == "probation" else 0.2)
+    with service.connect() as connection:
+        if when == "draining":
+            connection.send_request("/hold?file=never")
+            service.wait_file("never.held", lines=1)
+        service.release("B hold=never" if when == "booting" else "B")
+        upgrade = upgrading(service, "upgrade")
+        if when == "booting":
+            service.wait_file("never.held", lines=1)
+        elif when == "probation":
+            wait_probation(service)
+        else:
+            service.wait_log("committed to successor")
+        service.signal(signal.SIGKILL)
+        ran = finish(upgrade)
+        service.write("never")
+    assert ran.code == 4, ran
+    assert re.search("the service has (ended|died)", ran.err), ran
