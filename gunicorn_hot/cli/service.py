@@ -55,6 +55,8 @@ class Service:
         if watch is not None:
             watch.watch(master.pid for master in status.masters)
         if status.has_ended():
+            if doubt := self.doubt:
+                raise Gone(f"{doubt}; {_last_word(self.name, status)}")
             raise Gone(_died(self.name, status))
         self._check_succession(status)
         return status
@@ -73,6 +75,13 @@ class Service:
             left = _left_of(self._last)
             raise Gone(f"process {left} of the service is still there, and writes no status any more {where}")
         return self._last
+
+    @property
+    def doubt(self) -> str:
+        """Why what it says need not be true, although its master lives; empty if there is no reason."""
+        if os.access(self.path.parent, os.W_OK):
+            return ""
+        return f"{self.name.parent} cannot be written to: the status there may be outdated"
 
     def _check_succession(self, status: Status) -> None:
         if not status.is_stale():
@@ -94,6 +103,8 @@ class Service:
             self.read()  # has more to say, if the service has ended
             raise Gone(f"the serving master has just ended; look with: {self.command('status')}") from None
         except PermissionError as exc:
+            if self.doubt:
+                raise Gone(f"this service cannot be asked: {self.name.parent} cannot be written to") from None
             self.withdraw()
             raise Gone(f"no permission to ask this service ({exc.strerror}): it is another user's") from None
         except OSError as exc:
@@ -137,10 +148,12 @@ def _left_of(status: Status) -> str:
 
 
 def _died(path: Path, status: Status) -> str:
-    return (
-        f"the service has died: {in_short(status)}; its master {status.written.pid} last wrote {path} "
-        f"at {moment(status.written.at)}, and ended without removing it"
-    )
+    return f"the service has died: {in_short(status)}; {_last_word(path, status)}"
+
+
+def _last_word(path: Path, status: Status) -> str:
+    when = moment(status.written.at)
+    return f"its master {status.written.pid} last wrote {path} at {when}, and ended without removing it"
 
 
 def _asker() -> str:
