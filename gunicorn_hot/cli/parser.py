@@ -16,7 +16,7 @@ Examples:
   gunicorn-hot status --json
 
 Exit codes:
-  0    done
+  0    done; with --no-wait: asked for; check: an upgrade would work
   1    failed, refused or rolled back; the old generation serves
   2    wrong usage, or several services and none was named
   3    --timeout is over; the upgrade goes on
