@@ -198,7 +198,7 @@ class Reader:
     def _is_installed(self, what: str) -> None:
         for word in re.findall(r"[^\s'\"]+", what):
             name, _, extra = word.rstrip("]").partition("[")
-            if name not in {"-q", "--upgrade", "gunicorn_hot", "."}:
+            if name not in {"-q", "--upgrade", "gunicorn_hot", ".", "/path/to/the/checkout"}:
                 importlib.metadata.distribution(name)
             elif extra:
                 assert re.search(rf"^{extra} =$", (REPOSITORY / "setup.cfg").read_text(), re.M), f"no extra: {word}"
@@ -347,6 +347,7 @@ def test_an_outdated_reference_is_seen_and_brought_up_to_date(tmp_path: Path) ->
         ("<!-- test: needs systemd -->\n```console\n$ echo 1\n```", "could be run"),
         ("<!-- test: needs docker -->\n```console\n$ docker build examples/nothing\n```", "no such file"),
         ("<!-- test: install -->\n```console\n$ pip install gunicorn_hot[nothing]\n```", "no extra"),
+        ("<!-- test: install -->\n```console\n$ pip install '/path/to/the/checkout[nothing]'\n```", "no extra"),
         ('```python title="examples/hot.conf.py"\nbind = "nowhere"\n```', "not in examples/hot.conf.py"),
         ("<!-- test: skip -->\n```console\n$ false\n```", "skip"),
     ],
