@@ -456,7 +456,7 @@ class Reporter:
         cfg = server.cfg
         return Service(
             self._service_pid(),
-            str(cfg.proc_name),
+            service_name(cfg),
             "follow" if server.keeper is None and server.held is None else "stable",
             self._absolute(cfg.pidfile) if cfg.pidfile else None,
             str(cfg.chdir),
@@ -517,6 +517,15 @@ class Reporter:
             draining_requests=requests,
             draining_workers=workers,
         )
+
+
+def service_name(cfg: Any) -> str:
+    """Return what a service is called: gunicorn's name for it, or `wsgi_app` where that is a default.
+
+    gunicorn names a process after the application only if that stands in the command line."""
+    default = cfg.settings["default_proc_name"]
+    is_default = cfg.settings["proc_name"].get() is None and default.get() == default.default
+    return str(cfg.wsgi_app if is_default and cfg.wsgi_app else cfg.proc_name)
 
 
 def revision(folder: str) -> str | None:
