@@ -241,7 +241,7 @@ def _only_one() -> Service:
         lines += [f"  --pid {status.service.pid:<8} {in_short(status)}" for _, status in alive]
         raise Ambiguous("\n".join(lines))
     died = max(found, key=lambda one: one[1].written.at, default=None)
-    text = f"{user} has no service with gunicorn_hot that runs; another one can be named with --status-file"
+    text = f"{user} has no service with gunicorn_hot that runs; name another one by --pid-file, --pid or --status-file"
     raise Gone(f"{text}; {_died(*died)}" if died else text)
 
 
