@@ -27,6 +27,7 @@ _MEDIAN = 0.002         # s
 _MEDIAN_IDLE = 0.010    # s, with idle connections
 _LINE_TIMEOUT = 60.0    # s
 _SIDES = ("idle", "loaded")
+_SLOW_MS = 300          # of a slow request: an upgrade takes as long as the slowest one it has to wait for
 
 
 def run(options: Options, ceiling: Ceiling) -> Result:
@@ -38,8 +39,9 @@ def run(options: Options, ceiling: Ceiling) -> Result:
          "READY -> paused", "paused -> new master opens", "-> old master knows", "READY -> first new answer",
          "failed"),
     )
-    for worker in options.worker_types:
+    for worker in options.types():
         _measure(worker, options, target, result)
+        options.save(result)
     if options.idle:
         result.notes.append(f"{options.idle} kept-alive connections wait meanwhile (sync: none, it keeps none)")
     result.notes += [
@@ -63,7 +65,7 @@ def _measure(worker: str, options: Options, target: float, result: Result) -> No
             service.start()
         for service in (idle, loaded):
             service.wait_ready()
-        for turn in range(options.upgrades):
+        for turn in range((options.upgrades_of("cutover") + 1) // 2):
             for side in _SIDES if turn % 2 == 0 else reversed(_SIDES):
                 if side == "idle":
                     record = _upgrade(worker, idle, None, options)
@@ -112,7 +114,7 @@ def _upgrade(worker: str, service: Service, clients: dict[str, int] | None, opti
             waiting.enter_context(_waiting(service.address, options.idle))
         load = None
         if clients is not None:
-            load = stack.enter_context(Load(service.address, clients, slow_ms=options.slow_ms))
+            load = stack.enter_context(Load(service.address, clients, slow_ms=options.slow_ms or _SLOW_MS))
             load.wait_for(5 * sum(clients.values()), timeout=30)
         upgrade = service.upgrade()
         # With no worker to wait for, PAUSING is passed over.

@@ -33,8 +33,9 @@ def run(options: Options, ceiling: Ceiling) -> Result:
         ("worker", "connections", "pairs", "hot, requests/s", "stock, requests/s", "throughput ratio",
          f"median >= {_RATIO:g}", "hot, CPU us/request", "stock, CPU us/request", "CPU ratio", "failed"),
     )
-    for worker in options.worker_types:
+    for worker in options.types():
         _measure(worker, options, ceiling, result)
+        options.save(result)
     if options.reuse_port:
         result.notes.append("with reuse_port: a listening socket for each worker")
     if options.control:
