@@ -17,6 +17,7 @@ from typing import Any
 
 from bench import (
     bad_release,
+    behind_nginx,
     boot,
     boot_load,
     ceiling,
@@ -47,6 +48,7 @@ BENCHES: dict[str, Callable[[Options, ceiling.Ceiling], Result]] = {
     "steady": steady.run,
     "memory": memory.run,
     "endurance": endurance.run,
+    "nginx": behind_nginx.run,
     "rivals": rivals_upgrade.run,
     "bad-release": bad_release.run,
 }
@@ -98,11 +100,12 @@ class Saver:
 
 def parse(arguments: list[str] | None) -> argparse.Namespace:
     default = Options()
+    upgrades = ", ".join(f"{name}: {n}" for name, n in UPGRADES.items())
     parser = argparse.ArgumentParser("python -m bench", description=__doc__)
     parser.add_argument("bench", choices=[*BENCHES, "all", "picture"])
     parser.add_argument("--worker", choices=[*WORKERS, "all"], help="type of worker (all; endurance, cost: gthread)")
     parser.add_argument("--workers", type=int, metavar="N", help="2, but steady: 1, and boot-load: 4")
-    parser.add_argument("--upgrades", type=int, metavar="N", help="per worker type or server (" + ", ".join(f"{name}: {n}" for name, n in UPGRADES.items()) + ")")
+    parser.add_argument("--upgrades", type=int, metavar="N", help=f"per worker type or server ({upgrades})")
     parser.add_argument("--pairs", type=int, metavar="N",
                         help=f"of boot, steady and memory; turns of boot-load ({default.pairs})")
     parser.add_argument("--seconds", type=float, metavar="S", help=f"a side of steady ({default.seconds:g})")

@@ -112,8 +112,8 @@ def _rss_mib(pid: int) -> float:
 def _descriptors(pid: int, master: int) -> int:
     """How many it has, but for those that come and go with the load.
 
-    A worker's socket is counted if it is a unix one, or one that the master has too: a listening one. The kernel's table
-    of TCP sockets would say the same, but has every connection of the last minute in it, and takes its time."""
+    A worker's socket is counted if it is a unix one, or one that the master has too: a listening one. The kernel's
+    table of TCP sockets would say the same, but has every connection of the last minute in it, and takes its time."""
     lines = Path(f"/proc/{pid}/net/unix").read_text(encoding="utf-8", errors="replace").splitlines()[1:]
     lasting = {f"socket:[{line.split()[6]}]" for line in lines}.union(_targets(master))
     return sum(not target.startswith("socket:") or target in lasting for target in _targets(pid))
