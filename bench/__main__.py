@@ -21,6 +21,7 @@ from bench import (
     boot,
     boot_load,
     ceiling,
+    cost,
     cutover,
     endurance,
     leave,
@@ -47,6 +48,7 @@ BENCHES: dict[str, Callable[[Options, ceiling.Ceiling], Result]] = {
     "leave": leave.run,
     "steady": steady.run,
     "memory": memory.run,
+    "cost": cost.run,
     "endurance": endurance.run,
     "nginx": behind_nginx.run,
     "rivals": rivals_upgrade.run,
@@ -98,6 +100,11 @@ class Saver:
         return f"{written}, {file}"
 
 
+def numbers(text: str) -> tuple[int, ...]:
+    """(1, 2) of "1,2". Raises ValueError."""
+    return tuple(map(int, text.split(",")))
+
+
 def parse(arguments: list[str] | None) -> argparse.Namespace:
     default = Options()
     upgrades = ", ".join(f"{name}: {n}" for name, n in UPGRADES.items())
@@ -120,6 +127,10 @@ def parse(arguments: list[str] | None) -> argparse.Namespace:
                         help=f"of slow, upload and stream clients ({SLOW_MS}; cutover, endurance: 300)")
     parser.add_argument("--idle", type=int, metavar="N",
                         help="kept-alive connections that wait during each upgrade of cutover (0)")
+    parser.add_argument("--cost-workers", type=numbers, metavar="N,...",
+                        help=f"numbers of workers of cost ({','.join(map(str, default.cost_workers))})")
+    parser.add_argument("--cost-idle", type=numbers, metavar="N,...",
+                        help=f"numbers of idle connections of cost ({','.join(map(str, default.cost_idle))})")
     parser.add_argument("--reuse-port", action="store_true", default=None, help="of steady: with reuse_port")
     parser.add_argument("--rival", choices=[*RIVALS, "all"], action="append",
                         help="of rivals and bad-release; may be repeated (all)")
@@ -141,7 +152,7 @@ def options_of(arguments: argparse.Namespace) -> Options:
     chosen: dict[str, Any] = dict(SHORT) if arguments.short else {}
     for field in dataclasses.fields(Options):
         if (value := getattr(arguments, field.name, None)) is not None:
-            if value < 0 or (isinstance(value, int) and value < 1):
+            if (not isinstance(value, tuple) and value < 0) or (isinstance(value, int) and value < 1):
                 raise SystemExit(f"--{field.name.replace('_', '-')}: {value} is too little")
             chosen[field.name] = value
     if arguments.rival and "all" not in arguments.rival:

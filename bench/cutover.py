@@ -9,18 +9,16 @@ With `--idle` that many kept-alive connections to the old workers are open meanw
 
 from __future__ import annotations
 
-import resource
-import socket
 import statistics
-from collections.abc import Iterator
-from contextlib import ExitStack, contextmanager
+from contextlib import ExitStack
 from typing import Any
 
 from bench.ceiling import Ceiling
+from bench.idle import waiting as idle_connections
 from bench.load import Load, percentile
 from bench.mix import mix
 from bench.options import Options
-from bench.service import BenchError, Service
+from bench.service import Service
 from bench.tables import Result, spread, verdict
 
 _MEDIAN = 0.002         # s
@@ -91,27 +89,12 @@ def _service(worker: str, **settings: int) -> Service:
     return Service(worker, True, **settings, hot_probation=0, hot_drain_timeout=30, loglevel="debug")
 
 
-@contextmanager
-def _waiting(address: str, count: int) -> Iterator[None]:
-    """Kept-alive connections, each with an answer already, that say nothing."""
-    _, most = resource.getrlimit(resource.RLIMIT_NOFILE)
-    resource.setrlimit(resource.RLIMIT_NOFILE, (most, most))
-    host, port = address.split(":")
-    with ExitStack() as stack:
-        for _ in range(count):
-            client = stack.enter_context(socket.create_connection((host, int(port)), timeout=_LINE_TIMEOUT))
-            client.sendall(b"GET / HTTP/1.1\r\nHost: localhost\r\n\r\n")
-            if not client.recv(65536).startswith(b"HTTP/1.1 200"):
-                raise BenchError("an idle connection was not answered")
-        yield
-
-
 def _upgrade(worker: str, service: Service, clients: dict[str, int] | None, options: Options) -> dict[str, Any]:
     """One upgrade; times in s, `first_answer_s` None without clients. `worker`: its type."""
     with ExitStack() as stack:
         waiting = stack.enter_context(ExitStack())
         if options.idle and worker != "sync":
-            waiting.enter_context(_waiting(service.address, options.idle))
+            waiting.enter_context(idle_connections(service.address, options.idle))
         load = None
         if clients is not None:
             load = stack.enter_context(Load(service.address, clients, slow_ms=options.slow_ms or _SLOW_MS))

@@ -36,6 +36,8 @@ class Options:
     probation: float = 1.0          # hot_probation (`upgrade`)
     slow_ms: int | None = None      # of slow, upload and stream clients; None: as each bench has it
     idle: int = 0                   # kept-alive connections that wait meanwhile (`cutover`)
+    cost_workers: tuple[int, ...] = (1, 2, 8, 32, 64)   # (`cost`)
+    cost_idle: tuple[int, ...] = (0, 100, 5000)         # idle connections (`cost`)
     reuse_port: bool = False        # on both sides (`steady`)
     rivals: tuple[str, ...] = tuple(RIVALS)
     faults: tuple[str, ...] = FAULTS    # (`bad-release`)
@@ -59,5 +61,5 @@ class Options:
 #: Tiny numbers: enough to see that a bench runs, too few to say anything about the server.
 SHORT: dict[str, Any] = {
     "upgrades": 1, "pairs": 1, "seconds": 0.3, "import_s": 0.2, "cpu_s": 0.2, "probation": 0.05, "slow_ms": 300,
-    "after_s": 1.5,
+    "after_s": 1.5, "cost_workers": (1, 2), "cost_idle": (0, 20),
 }

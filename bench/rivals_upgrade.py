@@ -83,7 +83,8 @@ def _measure(rival_class: type[Rival], version: str, options: Options, result: R
     for window in upgrades:
         window["mixed"] = mixed(report, window["release"])
     result.records.append({
-        "server": rival_class.name, "version": version, "windows": windows, "report": report.as_dict(),
+        "server": rival_class.name, "title": rival_class.title, "version": version,
+        "windows": windows, "report": report.as_dict(),
         "failures": [asdict(record) for record in report.records if not record.ok],
     })
     result.add(
