@@ -56,6 +56,9 @@ BENCHES: dict[str, Callable[[Options, ceiling.Ceiling], Result]] = {
 }
 
 
+_MAY_BE_NONE = ("instructions",)
+
+
 def environment() -> dict[str, Any]:
     """The versions and the machine that the figures are from."""
     versions = {}
@@ -117,6 +120,8 @@ def parse(arguments: list[str] | None) -> argparse.Namespace:
                         help=f"of boot, steady and memory; turns of boot-load ({default.pairs})")
     parser.add_argument("--seconds", type=float, metavar="S", help=f"a side of steady ({default.seconds:g})")
     parser.add_argument("--processes", type=int, metavar="N", help=f"of steady's load ({default.processes})")
+    parser.add_argument("--instructions", type=int, metavar="N",
+                        help=f"requests of which steady counts them; 0: none ({default.instructions})")
     parser.add_argument("--import-s", type=float, metavar="S",
                         help=f"that the application takes to load ({default.import_s:g})")
     parser.add_argument("--cpu-s", type=float, metavar="S",
@@ -152,7 +157,8 @@ def options_of(arguments: argparse.Namespace) -> Options:
     chosen: dict[str, Any] = dict(SHORT) if arguments.short else {}
     for field in dataclasses.fields(Options):
         if (value := getattr(arguments, field.name, None)) is not None:
-            if (not isinstance(value, tuple) and value < 0) or (isinstance(value, int) and value < 1):
+            least = 0 if field.name in _MAY_BE_NONE or isinstance(value, float) else 1
+            if not isinstance(value, tuple) and value < least:
                 raise SystemExit(f"--{field.name.replace('_', '-')}: {value} is too little")
             chosen[field.name] = value
     if arguments.rival and "all" not in arguments.rival:

@@ -51,7 +51,7 @@ def run(options: Options, ceiling: Ceiling) -> Result:
         f"hot_probation {options.probation:g} s, hot_drain_timeout {_DRAIN} s; no idle connection ends by its own "
         "keepalive, so they hold the old generation to the end of the drain",
         "CPU: user and system, of all processes of both generations, from SIGUSR2 to old gone",
-        f"memory: sum of PSS of all processes; peak: while both generations live, a look each {_EVERY * 1000:g} ms",
+        f"memory: sum of PSS of all processes of both generations; peak: of looks {_EVERY * 1000:g} ms apart",
         "past what holds it: old gone, since the end of the probation, or of the drain if somebody is idle",
     ]
     return result

@@ -43,6 +43,7 @@ class Options:
     faults: tuple[str, ...] = FAULTS    # (`bad-release`)
     after_s: float = 10.0           # from the order of an upgrade until the service should be up (`bad-release`)
     repair_s: float = 30.0          # for a good release to answer after a bad one (`bad-release`)
+    instructions: int = 1000        # requests of which they are counted, 0: they are not (`steady`)
     control: bool = False           # stock on both sides (`steady`): what the machine's noise looks like
 
     #: Called with what a bench has so far, after each row: an interrupted run leaves that.
@@ -61,5 +62,5 @@ class Options:
 #: Tiny numbers: enough to see that a bench runs, too few to say anything about the server.
 SHORT: dict[str, Any] = {
     "upgrades": 1, "pairs": 1, "seconds": 0.3, "import_s": 0.2, "cpu_s": 0.2, "probation": 0.05, "slow_ms": 300,
-    "after_s": 1.5, "cost_workers": (1, 2), "cost_idle": (0, 20),
+    "after_s": 1.5, "cost_workers": (1, 2), "cost_idle": (0, 20), "instructions": 100,
 }

@@ -43,8 +43,9 @@ def _grid(figure: Any, rows: int, columns: int, row_height: float, **more: Any) 
 
 
 def _plain(axis: Any) -> None:
-    """Numbers as people write them, not as powers of ten."""
+    """Numbers on a logarithmic axis as people write them, not as powers of ten; of the lesser ones 2 and 5."""
     axis.set_major_formatter(lambda value, _: f"{value:g}")
+    axis.set_minor_formatter(lambda value, _: f"{value:g}" if f"{value:e}"[0] in "25" else "")
 
 
 def _endurance(records: Records, figure: Any) -> None:
