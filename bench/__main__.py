@@ -56,6 +56,7 @@ BENCHES: dict[str, Callable[[Options, ceiling.Ceiling], Result]] = {
 }
 
 
+_INTERRUPTED = 130
 _MAY_BE_NONE = ("instructions",)
 
 
@@ -113,7 +114,8 @@ def parse(arguments: list[str] | None) -> argparse.Namespace:
     upgrades = ", ".join(f"{name}: {n}" for name, n in UPGRADES.items())
     parser = argparse.ArgumentParser("python -m bench", description=__doc__)
     parser.add_argument("bench", choices=[*BENCHES, "all", "picture"])
-    parser.add_argument("--worker", choices=[*WORKERS, "all"], help="type of worker (all; endurance, cost: gthread)")
+    parser.add_argument("--worker", choices=[*WORKERS, "all"],
+                        help="type of worker (all; boot-load, cost, endurance: gthread)")
     parser.add_argument("--workers", type=int, metavar="N", help="2, but steady: 1, and boot-load: 4")
     parser.add_argument("--upgrades", type=int, metavar="N", help=f"per worker type or server ({upgrades})")
     parser.add_argument("--pairs", type=int, metavar="N",
@@ -171,7 +173,7 @@ def options_of(arguments: argparse.Namespace) -> Options:
 
 
 def main(argv: list[str] | None = None) -> int:
-    """Returns the exit status: 1 if a request failed, or went back to an old generation."""
+    """Returns the exit status: 1 if a request failed, or went back to an old generation; 130 if it was interrupted."""
     arguments = parse(argv)
     options = options_of(arguments)
     about: dict[str, Any] = {"environment": environment()}
@@ -200,6 +202,9 @@ def main(argv: list[str] | None = None) -> int:
             print(f"\n{name}: broke after {time.monotonic() - began:.0f} s: {exc}", flush=True)
             failed = True
             continue
+        except KeyboardInterrupt:
+            print(f"\n{name}: interrupted; what there is stands in {arguments.out_dir}", flush=True)
+            return _INTERRUPTED
         failed = failed or result.failed > 0
         saver.save(result)
         print(f"\n{result.text()}\n  took {time.monotonic() - began:.0f} s; {saver.draw(result)}", flush=True)

@@ -5,8 +5,10 @@ from __future__ import annotations
 import importlib.util
 import json
 import shutil
+import signal
 import subprocess
 import sys
+import time
 from pathlib import Path
 from typing import Any
 
@@ -186,6 +188,28 @@ def test_a_bad_release_is_followed_by_a_good_one(tmp_path: Path) -> None:
 
     assert (record["fault"], record["up"], record["repaired"]) == ("import", True, "repaired")
     assert record["requests"] > 0
+
+
+def test_a_run_that_is_interrupted_leaves_what_it_has(tmp_path: Path) -> None:
+    file = tmp_path / "bad-release.json"
+    command = [sys.executable, "-m", "bench", "bad-release", "--short", "--out-dir", str(tmp_path), "--rival", "hot"]
+    with subprocess.Popen(
+        [*command, "--fault", "import", "--fault", "500"], cwd=ROOT, stdout=subprocess.PIPE, text=True,
+    ) as bench:
+        try:
+            end = time.monotonic() + TIMEOUT
+            while not file.exists():
+                assert bench.poll() is None
+                assert time.monotonic() < end
+                time.sleep(0.05)
+            bench.send_signal(signal.SIGINT)
+            said, _ = bench.communicate(timeout=TIMEOUT)
+        finally:
+            bench.kill()
+
+    assert bench.returncode == 130, said
+    assert [record["fault"] for record in json.loads(file.read_text(encoding="utf-8"))["result"]["records"]] == [
+        "import"]
 
 
 def test_the_picture_of_the_readme(tmp_path: Path) -> None:
