@@ -51,7 +51,7 @@ def run(options: Options, ceiling: Ceiling) -> Result:
         f"hot_probation {options.probation:g} s, hot_drain_timeout {_DRAIN} s; no idle connection ends by its own "
         "keepalive, so they hold the old generation to the end of the drain",
         "CPU: user and system, of all processes of both generations, from SIGUSR2 to old gone",
-        f"memory: sum of PSS of all processes of both generations; peak: of looks {_EVERY * 1000:g} ms apart",
+        f"memory: sum of PSS of all processes of both generations; peak: of looks {_EVERY * 1000:g} ms apart, and when",
         "past what holds it: old gone, since the end of the probation, or of the drain if somebody is idle",
     ]
     return result
@@ -82,7 +82,7 @@ def _measure(worker: str, workers: int, idle: int, options: Options, result: Res
 
     result.add(
         worker, workers, idle, len(timed), column("cpu_s", 2),
-        f"{sampled['before_mib']:.0f}", f"{sampled['peak_mib']:.0f}",
+        f"{sampled['before_mib']:.0f}", f"{sampled['peak_mib']:.0f} ({sampled['peak_in']})",
         column("ready_s", 2), column("answer_s", 2), column("gone_s", 2), column("late_s", 0, 1000),
     )
 
@@ -121,12 +121,19 @@ def _first_answer(port: int, old: str) -> float:
     raise BenchError(f"no answer of a new generation in {_PATIENCE:g}s")
 
 
-def _sampled(service: Service) -> dict[str, float]:
+def _sampled(service: Service) -> dict[str, Any]:
+    """Memory in MiB, and in which part of the upgrade it was highest."""
     before = _memory(service)
     with _Sampler(service) as sampler:
         upgrade = service.upgrade(_PATIENCE)
         service.wait_gone(upgrade, _PATIENCE)
-    return {"before_mib": before, "peak_mib": max(sampler.seen), "samples": len(sampler.seen)}
+    lines = service.log.find({"probation": _READY, "drain": _COMMITTED}, upgrade.mark)
+    peaks = dict.fromkeys(("boot", "probation", "drain"), 0.0)
+    for at, mib in sampler.seen:
+        part = max(((line.at, name) for name, line in lines.items() if line.at <= at), default=(0.0, "boot"))[1]
+        peaks[part] = max(peaks[part], mib)
+    peak_in = max(peaks, key=lambda part: peaks[part])
+    return {"before_mib": before, "peak_mib": peaks[peak_in], "peak_in": peak_in, "peaks_mib": peaks}
 
 
 def _memory(service: Service) -> float:
@@ -145,14 +152,16 @@ class _Sampler:
     """Looks at the memory of a service again and again, in a thread."""
 
     def __init__(self, service: Service) -> None:
-        self.seen: list[float] = []
+        #: When (`time.monotonic()` s), and MiB.
+        self.seen: list[tuple[float, float]] = []
         self._service = service
         self._end = threading.Event()
         self._thread = threading.Thread(target=self._look, name="memory", daemon=True)
 
     def _look(self) -> None:
         while not self._end.is_set():
-            self.seen.append(_memory(self._service))
+            at = time.monotonic()
+            self.seen.append((at, _memory(self._service)))
             self._end.wait(_EVERY)      # sampling is what it does
 
     def __enter__(self) -> _Sampler:
