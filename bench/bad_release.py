@@ -37,7 +37,7 @@ def run(options: Options, ceiling: Ceiling) -> Result:
         rival = RIVALS[name]
         version = rival.version()
         if version is None:
-            result.add(rival.title, "skipped: not installed", *["-"] * len(options.faults))
+            result.add(rival.title, f"skipped: {rival.absent}", *["-"] * len(options.faults))
             continue
         cells = []
         for fault in options.faults:

@@ -36,7 +36,7 @@ def run(options: Options, ceiling: Ceiling) -> Result:
         rival = RIVALS[name]
         version = rival.version()
         if version is None:
-            result.add(rival.title, "skipped: not installed", *["-"] * 9)
+            result.add(rival.title, f"skipped: {rival.absent}", *["-"] * 9)
             continue
         try:
             _measure(rival, version, options, result)
@@ -55,10 +55,10 @@ def run(options: Options, ceiling: Ceiling) -> Result:
 
 
 def _measure(rival_class: type[Rival], version: str, options: Options, result: Result) -> None:
-    clients, settings = mix("gthread", options.workers or 2)
+    clients, settings = mix(rival_class.like, options.workers or 2)
     windows: list[dict[str, Any]] = []
     import_s = options.import_s if rival_class.loads else 0.0
-    with rival_class(settings["workers"], settings["threads"], options.probation) as rival:
+    with rival_class(settings["workers"], settings.get("threads", 1), options.probation) as rival:
         rival.release("0", import_s)
         rival.start()
         load = Load(rival.address, clients, slow_ms=options.slow_ms or SLOW_MS)

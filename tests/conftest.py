@@ -81,3 +81,12 @@ def certificate(tmp_path_factory: pytest.TempPathFactory) -> Certificate:
         [*command.split(), "-keyout", made.key, "-out", made.cert], check=True, stderr=subprocess.DEVNULL
     )
     return made
+
+
+@pytest.fixture(params=["tcp", "tls"])
+def transport(request: pytest.FixtureRequest, service: Service) -> dict[str, str]:
+    """The settings of a transport that the service then speaks."""
+    if request.param == "tcp":
+        return {}
+    certificate: Certificate = request.getfixturevalue("certificate")
+    return service.use_tls(certificate)

@@ -5,13 +5,12 @@ Raw sockets, as in test_keepalive, which is about the other workers."""
 from __future__ import annotations
 
 import importlib.metadata
-import re
 import signal
-import socket
 from typing import Any
 
 import pytest
-from server import Certificate, Service, wait_gone
+from raw import GET, answers, read_all
+from server import Service, wait_gone
 
 GUNICORN = int(importlib.metadata.version("gunicorn").partition(".")[0])
 #: As uvicorn's workers, but for the loop or the parser.
@@ -36,18 +35,9 @@ WORKERS = [
 #: One for each way in which requests are parsed.
 PARSERS = [WORKERS[0], WORKERS[2], WORKERS[3]]
 
-GET = b"GET %s HTTP/1.1\r\nHost: localhost\r\n\r\n"
 BODY = b"x" * 20_000
 UPLOAD = b"POST /upload HTTP/1.1\r\nHost: localhost\r\nContent-Length: %d\r\n\r\n%s" % (len(BODY), BODY)
 CHUNKED = b"POST / HTTP/1.1\r\nHost: localhost\r\nTransfer-Encoding: chunked\r\n\r\n5\r\nabcde\r\n0\r\n\r\n"
-
-
-@pytest.fixture(params=["tcp", "tls"])
-def transport(request: pytest.FixtureRequest, service: Service) -> dict[str, Any]:
-    if request.param == "tcp":
-        return {}
-    certificate: Certificate = request.getfixturevalue("certificate")
-    return service.use_tls(certificate)
 
 
 def start(service: Service, settings: dict[str, Any]) -> None:
@@ -61,23 +51,10 @@ def start(service: Service, settings: dict[str, Any]) -> None:
     service.start()
 
 
-def read_all(sock: socket.socket) -> bytes:
-    data = b""
-    while piece := sock.recv(65536):
-        data += piece
-    return data
-
-
-def answers(data: bytes) -> list[tuple[str, bool, str]]:
-    """Return the status, whether it says that it is the last, and the body of each answer."""
-    found = []
-    while data:
-        head, _, data = data.partition(b"\r\n\r\n")
-        fields = {name.lower(): value for name, value in re.findall(r"^(\S+): (.*?)\r?$", head.decode(), re.MULTILINE)}
-        length = int(fields["content-length"])
-        found.append((head.split()[1].decode(), fields.get("connection") == "close", data[:length].decode()))
-        data = data[length:]
-    return found
+def told(data: bytes) -> list[tuple[str, bool, str]]:
+    """Return the status, whether it says that it is the last, and the body of each answer; not all say that they are
+    not."""
+    return [(answer.status, answer.connection == "close", answer.body) for answer in answers(data)]
 
 
 def finish(service: Service, new: int) -> None:
@@ -98,7 +75,7 @@ def test_they_are_served_in_order(service: Service, settings: dict[str, Any], tr
         connection.sock.sendall(GET % b"/" * 300 + UPLOAD + GET % b"/" + CHUNKED + GET % b"/")
         new = service.begin_drain()
         service.write("go")
-        got = answers(read_all(connection.sock))
+        got = told(read_all(connection.sock))
     kept = ("200", False, "hello\n")
     assert got == [kept] * 304 + [("200", False, "20000\n"), kept, kept, ("200", True, "hello\n")]
     finish(service, new)
@@ -115,14 +92,14 @@ def test_one_that_has_begun_to_come_is_served(service: Service, settings: dict[s
         data = b""
         while not data.endswith(b"hello\n"):
             data += connection.sock.recv(65536)
-        assert answers(data) == [("200", False, "hello\n")]
+        assert told(data) == [("200", False, "hello\n")]
         # Longer than an idle connection lives.
         connection.sock.settimeout(1.5)
         with pytest.raises(TimeoutError):
             connection.sock.recv(1)
         connection.sock.settimeout(20)
         connection.sock.sendall(b"st: localhost\r\nContent-Length: 10\r\n\r\n0123456789" + GET % b"/")
-        assert answers(read_all(connection.sock)) == [("200", True, "10\n")]
+        assert told(read_all(connection.sock)) == [("200", True, "10\n")]
     finish(service, new)
 
 
@@ -139,7 +116,7 @@ def test_a_client_that_never_stops_does_not_hold_the_drain(service: Service, set
         service.wait_file("on.held", lines=1)
         connection.sock.sendall(GET % b"/" * 40 * depth)
         service.write("on")
-        got = answers(read_all(connection.sock))
+        got = told(read_all(connection.sock))
     assert [closes for _, closes, _ in got] == [False] * (depth + 1) + [True]
     finish(service, new)
 
@@ -165,4 +142,4 @@ def test_they_are_served_after_a_rollback_and_in_the_next_drain(service: Service
             while data.count(b"hello") < 5:
                 data += connection.sock.recv(65536)
             # Nothing is behind the last, but it begins after the rollback.
-            assert answers(data) == [("200", False, "hello\n")] * 5
+            assert told(data) == [("200", False, "hello\n")] * 5

@@ -14,6 +14,8 @@ from typing import Any
 
 import pytest
 
+from bench.rivals import RIVALS
+
 ROOT = Path(__file__).resolve().parents[1]
 TIMEOUT = 300.0     # s; a bench that needs so long is stuck
 
@@ -181,6 +183,18 @@ def test_rivals_are_measured_or_skipped_visibly(tmp_path: Path) -> None:
         assert by_server["uWSGI: chain reload, lazy-apps"][1] == "skipped: not installed"
     assert picture_is_drawn(tmp_path, "rivals")
     assert set(measured["hot"]["report"]["clients"]) == {"new", "keep", "idle", "slow", "upload", "stream"}
+
+
+@pytest.mark.parametrize("name", ["unicorn", "puma-phased", "tableflip"])
+def test_a_rival_that_runs_no_python(tmp_path: Path, name: str) -> None:
+    rival = RIVALS[name]
+    if rival.version() is None:
+        pytest.skip(f"{rival.title}: {rival.absent}")
+
+    (record,) = run(tmp_path, "rivals", "--rival", name)["records"]
+
+    assert [generation["name"] for generation in record["report"]["generations"]] == ["0", "1"]
+    assert all(client["ok"] for client in record["report"]["clients"].values())
 
 
 def test_a_bad_release_is_followed_by_a_good_one(tmp_path: Path) -> None:

@@ -5,7 +5,6 @@ The clients here are raw sockets: an HTTP library would hide who has closed, how
 from __future__ import annotations
 
 import contextlib
-import re
 import resource
 import select
 import socket
@@ -13,6 +12,7 @@ import ssl
 import time
 
 import pytest
+from raw import GET, answers, read_all
 from server import ASGI_WORKERS, Certificate, Service, wait_gone
 
 from bench.load import Load
@@ -20,19 +20,8 @@ from bench.load import Load
 #: Those that keep connections.
 KEEP_ALIVE = ["gthread", "gevent"]
 WORKERS = ["sync", *KEEP_ALIVE]
-TRANSPORTS = ["tcp", "tls"]
 CLIENTS = 40
 
-GET = b"GET %s HTTP/1.1\r\nHost: localhost\r\n\r\n"
-
-
-@pytest.fixture(params=TRANSPORTS)
-def transport(request: pytest.FixtureRequest, service: Service) -> dict[str, str]:
-    """The settings of a transport that the service then speaks."""
-    if request.param == "tcp":
-        return {}
-    certificate: Certificate = request.getfixturevalue("certificate")
-    return service.use_tls(certificate)
 
 
 def finish(service: Service, new: int, cut: int = 0) -> None:
@@ -41,25 +30,6 @@ def finish(service: Service, new: int, cut: int = 0) -> None:
     wait_gone(service.master)
     service.master = new
     assert service.ask().gen == "B"
-
-
-def read_all(sock: socket.socket) -> bytes:
-    data = b""
-    while piece := sock.recv(65536):
-        data += piece
-    return data
-
-
-def answers(data: bytes) -> list[tuple[str, str, str]]:
-    """Return the status, the Connection header and the body of each answer that has a Content-Length."""
-    found = []
-    while data:
-        head, _, data = data.partition(b"\r\n\r\n")
-        fields = dict(re.findall(r"^(\S+): (.*?)\r?$", head.decode(), re.MULTILINE))
-        length = int(fields["Content-Length"])
-        found.append((head.split()[1].decode(), fields["Connection"], data[:length].decode()))
-        data = data[length:]
-    return found
 
 
 @pytest.mark.parametrize("worker", KEEP_ALIVE)

@@ -6,22 +6,13 @@ import contextlib
 import socket
 
 import pytest
-from server import Certificate, Connection, Service, wait_gone
+from server import Connection, Service, wait_gone
 
 WORKERS = ["sync", "gthread", "gevent"]
-TRANSPORTS = ["tcp", "tls"]
 
 BODY = bytes(8 << 20)
 #: More than the kernel keeps for a client that does not read.
 FILE = bytes(32 << 20)
-
-
-@pytest.fixture(params=TRANSPORTS)
-def transport(request: pytest.FixtureRequest, service: Service) -> dict[str, str]:
-    if request.param == "tcp":
-        return {}
-    certificate: Certificate = request.getfixturevalue("certificate")
-    return service.use_tls(certificate)
 
 
 class Long:

@@ -9,20 +9,11 @@ from collections.abc import Iterator
 from typing import Any
 
 import pytest
-from server import APPS, Certificate, Service, wait_gone
+from server import APPS, Service, wait_gone
 
 simple_websocket = pytest.importorskip("simple_websocket", reason="websockets in WSGI: gunicorn_hot[test]")
 
 WORKERS = ["gthread", "gevent"]
-
-
-@pytest.fixture(params=["tcp", "tls"])
-def transport(request: pytest.FixtureRequest, service: Service) -> dict[str, str]:
-    """The settings of a transport that the service then speaks."""
-    if request.param == "tcp":
-        return {}
-    certificate: Certificate = request.getfixturevalue("certificate")
-    return service.use_tls(certificate)
 
 
 @contextlib.contextmanager

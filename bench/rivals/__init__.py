@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from bench.rivals import gunicorn, others, proxies
+from bench.rivals import go, gunicorn, others, proxies, ruby
 from bench.rivals.base import Phase, Rival
 
 __all__ = ["RIVALS", "Phase", "Rival"]
@@ -13,6 +13,7 @@ RIVALS: dict[str, type[Rival]] = {
     for rival in (
         gunicorn.Hot, gunicorn.HotWithCheck, gunicorn.Hup, gunicorn.Usr2Sleep, gunicorn.Usr2ParentKill,
         others.UwsgiGraceful, others.UwsgiChain, others.Granian, others.Uvicorn,
+        ruby.Unicorn, ruby.PumaPhased, ruby.PumaHot, go.Tableflip,
         proxies.Nginx, proxies.Haproxy,
     )
 }

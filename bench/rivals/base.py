@@ -49,6 +49,10 @@ class Rival(ABC):
     loads: ClassVar[bool] = True
     #: The faults that a release of it can have.
     faults: ClassVar[tuple[str, ...]] = FAULTS
+    #: The worker type of gunicorn that it works like, which decides its clients: see `bench.mix`.
+    like: ClassVar[str] = "gthread"
+    #: Why there is no version.
+    absent: ClassVar[str] = "not installed"
 
     def __init__(self, workers: int, threads: int, probation: float) -> None:
         self.workers = workers

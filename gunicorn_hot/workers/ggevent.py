@@ -260,19 +260,19 @@ class GeventWorker(HotWorker, ggevent.GeventWorker):
                 if connection is None or not connection.is_idle:
                     continue
                 if connection.may_be_dismissed():
-                    gevent.spawn(self._dismiss, connection, client)
+                    gevent.spawn(self._dismiss, connection, client, greenlet)
                 elif connection.is_fresh and not connection.is_timed:
                     # gunicorn before 27 has no end for it.
                     connection.is_timed = True
-                    gevent.spawn_later(self.cfg.keepalive, self._dismiss_fresh, connection, client)
+                    gevent.spawn_later(self.cfg.keepalive, self._dismiss_fresh, connection, client, greenlet)
 
-    def _dismiss_fresh(self, connection: Any, client: Any) -> None:
+    def _dismiss_fresh(self, connection: Any, client: Any, reader: Any) -> None:
         if connection.is_fresh and connection.is_idle and not self.drain.accepting:
-            self._dismiss(connection, client)
+            self._dismiss(connection, client, reader)
 
-    def _dismiss(self, connection: Any, client: Any) -> None:
+    def _dismiss(self, connection: Any, client: Any, reader: Any) -> None:
         connection.say_goaway()
-        gevent.sleep(linger.SECONDS)
+        reader.join(linger.SECONDS)     # it ends when the client closes
         try:
             # Ends also the wait of the greenlet that reads from it.
             socket.socket.shutdown(client, socket.SHUT_RDWR)
