@@ -82,6 +82,8 @@ _LAST_WORDS = ("hello", "failed", "leaving", "staying")
 _RESPAWN_SECONDS = 5.0
 #: s; in which gunicorn's quick stop should end, and the dirty arbiter after its workers.
 _QUICK_STOP = 2.0
+#: s; in which the kernel should have closed all that a process had open which was killed.
+_DEATH = 1.0
 
 
 class HotArbiter(_Base):
@@ -461,6 +463,10 @@ class HotArbiter(_Base):
             if channel.error:
                 self.log.warning("The channel to the predecessor broke: %s", channel.error)
             private.forget(self.predecessor)
+            if self.held is not None and self.held.holder() == self.predecessor.pid and not self.reporter.was_left:
+                # It has died, and the service's pid with it: there is nothing left to take over.
+                self.held.wait_end(_DEATH)
+                self._on_holder()
             was_served = not self._is_incoming
             self._feed_incoming(handover.PredecessorClosed())
             if was_served:
@@ -504,7 +510,7 @@ class HotArbiter(_Base):
             self.keeper.hold.masters.clear()
 
     def _on_holder(self) -> None:
-        """The channel to the holder is at its end."""
+        """The channel to the holder may be at its end."""
         assert self.held is not None
         if self.held.has_ended():
             self.wakeup_pipe.forget(self.held.fileno())

@@ -69,6 +69,14 @@ def test_words_for_each_outcome(outcome: str, words: str) -> None:
     assert found.outcome == outcome
 
 
+def test_an_old_master_that_has_died_has_not_told_what_it_cut() -> None:
+    past = Past("mine", 7, 3, 4, NOW, 2.2, "done", Phases(1.0), reason="the old master died while it drained")
+    text = progress.ended(past, STATUS).text
+    assert text == (
+        "done in 2.2 s: generation 4 serves, 0 requests known to be cut; the old master died while it drained"
+    )
+
+
 def test_somebody_elses_upgrade_is_not_ours() -> None:
     assert progress.step(STATUS, "another") is None
     assert progress.refusal(STATUS, "mine") is None
