@@ -1100,7 +1100,9 @@ class HotArbiter(_Base):
         if state is PredecessorState.ENDING:
             if self.outgoing.then is Then.STOP:
                 return Phase.STOPPING, "Stopping"
-            return Phase.RELOADING, f"Upgrade failed: {self._failure}" if self._failure else "Upgrading again"
+            if self.outgoing.then is Then.UPGRADE:
+                return Phase.RELOADING, "Upgrading again"
+            return Phase.RELOADING, f"Upgrade failed: {self._failure}" if self._failure else "Ending the successor"
         if state is PredecessorState.BOOTING:
             ready, total = (self.successor.ready, self.successor.total) if self.successor else (0, 0)
             return Phase.RELOADING, f"Upgrading: {ready} of {total or '?'} workers ready"
@@ -1289,10 +1291,15 @@ class HotArbiter(_Base):
         return predecessor.channel.closed
 
     def _close_listeners(self, but: Callable[[Any], bool] = lambda _: False) -> None:
-        """Close our copies, and leave it at that; those for which `but` is true stay open."""
+        """Close our copies, and leave it at that; those for which `but` is true stay open.
+
+        What only this generation has bound, and never came to serve, ends with it."""
         for listener in self.LISTENERS:
             if not but(listener):
-                listener.close()
+                if self._is_incoming and listeners.is_new(listener):
+                    listeners.end(listener)
+                else:
+                    listener.close()
         self.LISTENERS = [listener for listener in self.LISTENERS if listener.sock is not None]
 
     def halt(self, reason: str | None = None, exit_status: int = 0) -> None:
