@@ -39,10 +39,12 @@ def on_starting(server: Any) -> None:
             raise ConfigError(f"gunicorn_hot needs gunicorn {oldest} or later, this is {gunicorn.__version__}")
         settings.finish_reading(server.cfg)
         adopt(server)
-    except (ConfigError, OSError) as exc:
+    except BaseException as exc:
         if server.pidfile is not None:
             server.pidfile.unlink()
-        raise RuntimeError(str(exc)) from exc
+        if isinstance(exc, (ConfigError, OSError)):
+            raise RuntimeError(str(exc)) from exc
+        raise
 
 
 if settings.add_to_the_one_being_read():

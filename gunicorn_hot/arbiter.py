@@ -196,6 +196,7 @@ class HotArbiter(_Base):
     def _decide_whose_pid(self) -> None:
         if self.held is not None:
             return  # by the first master
+        self._spare_stock_predecessor()
         facts = supervisors.Facts.of_this_process(self.cfg, self.master_pid)
         keeps, reason = supervisors.decide(self.cfg.hot_pid, facts)
         self.log.info("hot_pid: %s, %s", "stable" if keeps else "follow", reason)
@@ -203,6 +204,22 @@ class HotArbiter(_Base):
             self.keeper = Keeper(self.cfg.hot_ready_timeout, self.manager.send)
             if self.cfg.hot_leave:
                 self.log.warning("hot_leave has no effect: whoever watches this pid would miss the service")
+
+    def _spare_stock_predecessor(self) -> None:
+        """Exit with 1, before there is a worker, if somebody waits for a stock predecessor's pid."""
+        stock = self.predecessor
+        if stock is None or stock.channel is not None or not stock.is_parent:
+            return
+        who = supervisors.who_misses(self.cfg.hot_pid, supervisors.Facts.of_stock(self.cfg, stock.pid))
+        if who:
+            self.log.error(
+                "Upgrade failed: the predecessor (pid: %s) is a stock gunicorn, whose pid cannot be kept: %s. It "
+                "serves on. Restart the service once with this configuration; or, if whoever watches it goes by the "
+                "pid file, set hot_pid to 'follow'",
+                stock.pid,
+                who,
+            )
+            raise SystemExit(1)
 
     def _come_up(self) -> None:
         """gunicorn's start() is behind us: there are sockets, and whoever waits for this master can be told so."""
