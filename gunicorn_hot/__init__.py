@@ -16,7 +16,7 @@ from typing import Any
 import gunicorn
 from gunicorn.errors import ConfigError
 
-from gunicorn_hot import inheritance, settings
+from gunicorn_hot import inheritance, own_hook, settings
 from gunicorn_hot.app import draining, generation, on_drain, wait_draining
 from gunicorn_hot.holds import Hold, NotReady, hold_ready
 
@@ -47,5 +47,6 @@ def on_starting(server: Any) -> None:
         raise
 
 
-if settings.add_to_the_one_being_read():
+if (_cfg := settings.add_to_the_one_being_read()) is not None:
     inheritance.claim(os.environ)
+    own_hook.watch(_cfg, on_starting)
