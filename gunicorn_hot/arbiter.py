@@ -365,7 +365,8 @@ class HotArbiter(_Base):
             if self.predecessor is not None and self.predecessor.channel is not None:
                 if type == "progress":
                     ready, total = self._counts()
-                    fields = {"ready": ready, "total": total}
+                    loading = [pid for pid, worker in self.WORKERS.items() if not worker.is_ready]
+                    fields = {"ready": ready, "total": total, "loading": loading}
                 elif type == "committed":
                     fields = {"unused": self._unused_listeners}
                 elif type == "leaving" and self.successor is not None:
@@ -435,13 +436,16 @@ class HotArbiter(_Base):
             successor.greeted = True
             self.feed(handover.SuccessorGreeted())
         elif message.type == "progress":
+            before = successor.ready
             successor.ready, successor.total = int(fields["ready"]), int(fields["total"])
-            if self._state is PredecessorState.BOOTING:
+            successor.loading = [int(pid) for pid in fields.get("loading", [])]
+            if self._state is PredecessorState.BOOTING and successor.ready != before:
                 what = "Upgrade check" if self._is_check else "Upgrade"
                 self.log.info("%s: %s of %s workers ready", what, successor.ready, successor.total)
-                self._show()
+            self.feed(handover.SuccessorWaits(successor.lacks()))
         elif message.type == "waiting":
-            self.feed(handover.SuccessorWaits(str(fields["what"])))
+            successor.waits = str(fields["what"])
+            self.feed(handover.SuccessorWaits(successor.lacks()))
         elif message.type == "ready":
             self.feed(handover.SuccessorReady())
         elif message.type == "opened":
@@ -630,6 +634,8 @@ class HotArbiter(_Base):
                 self._spawn_after = time.monotonic() + _RESPAWN_SECONDS
                 self.log.error("Cannot boot a worker: %s; next try in %gs", exc, _RESPAWN_SECONDS)
                 return
+            if self._is_incoming:
+                self._count_workers()  # the predecessor should know who keeps it waiting
 
     def _boot_limit(self) -> int:
         limit: int | None = self.cfg.hot_boot_concurrency
