@@ -38,7 +38,7 @@ from gunicorn_hot.handover import PredecessorState, SuccessorState, Then
 from gunicorn_hot.keeper import Keeper
 from gunicorn_hot.link import Link
 from gunicorn_hot.predecessor import Predecessor
-from gunicorn_hot.processes import EXITED_NORMALLY, ended, is_reaped, wait
+from gunicorn_hot.processes import EXITED_NORMALLY, KILLED, ended, is_reaped, wait
 from gunicorn_hot.protocol import Message
 from gunicorn_hot.reporter import Reporter
 from gunicorn_hot.successor import Successor, command
@@ -142,6 +142,8 @@ class HotArbiter(_Base):
         self._is_check = False
         #: When a worker may be booted again, after one could not load the application.
         self._spawn_after = 0.0
+        #: Pids of workers that this master has killed itself: their end is no riddle.
+        self._killed: set[int] = set()
         self._is_up = False
         #: How fast workers are started while a predecessor serves; whether it still keeps some back.
         self._pace = pace.Pace()
@@ -821,6 +823,21 @@ class HotArbiter(_Base):
             # The last one was reaped by somebody else, a hook for example.
             self.feed(handover.AllWorkersGone())
 
+    def kill_worker(self, pid: int, sig: int) -> None:
+        worker = self.WORKERS.get(pid)
+        leaving = self._stopping or self._state is PredecessorState.DRAINING
+        if sig == signal.SIGKILL and worker is not None and (leaving or not worker.is_ready):
+            self._killed.add(pid)
+        super().kill_worker(pid, sig)
+
+    def _reap_killed(self, pid: int) -> None:
+        """Do what gunicorn does when a worker has ended, which would ask whether there was memory enough."""
+        os.waitpid(pid, 0)
+        worker = self.WORKERS.pop(pid)
+        self.log.info("Killed worker (pid: %s)%s", pid, "" if worker.is_ready else ", which was still loading")
+        worker.tmp.close()
+        self.cfg.child_exit(self, worker)
+
     def reap_workers(self) -> None:
         # What the dead have said comes before that they are dead.
         self._read_links()
@@ -830,6 +847,9 @@ class HotArbiter(_Base):
         before = dict(self.WORKERS)
         ends = {pid: ended(pid) for pid in before}
         try:
+            for pid in self._killed & before.keys():
+                if ends[pid] == KILLED:
+                    self._reap_killed(pid)
             while True:
                 try:
                     super().reap_workers()
@@ -896,6 +916,7 @@ class HotArbiter(_Base):
         self._tell_workers("release")
 
     def _forget_worker(self, worker: HotWorker, end: str | None) -> None:
+        self._killed.discard(worker.pid)
         if not worker.link.master_end.closed:
             # Its last words may have come since the links were read.
             self._on_worker(worker)
