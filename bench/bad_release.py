@@ -46,9 +46,11 @@ def run(options: Options, ceiling: Ceiling) -> Result:
                 continue
             record = _try(rival, fault, options)
             result.records.append({"server": name, "version": version, "fault": fault, **record})
+            options.save(result)
             up = "up" if record["up"] else "DOWN"
             cells.append(f"{record['failed']} of {record['requests']}; {up}; {record['repaired']}")
         result.add(rival.title, version, *cells)
+        options.save(result)
     result.notes += [
         f"a request that had no answer in {_REQUEST:g} s has failed",
         "up: one of three requests at that moment was answered with 200",

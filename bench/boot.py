@@ -29,8 +29,9 @@ def run(options: Options, ceiling: Ceiling) -> Result:
         ("worker", "pairs", "upgrade, ms", "cold start, ms", "ratio", f"median <= {_RATIO:g}",
          "difference, ms"),
     )
-    for worker in options.worker_types:
+    for worker in options.types():
         _measure(worker, options, result)
+        options.save(result)
     return result
 
 

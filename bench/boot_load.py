@@ -35,8 +35,9 @@ def run(options: Options, ceiling: Ceiling) -> Result:
         f"{options.cpu_s:g} s of CPU each / before",
         ("worker", "loading", "upgrades", "p99, ms", "p99 before, ms", "ratio", "longest, ms", "boot, s", "failed"),
     )
-    for worker in options.worker_types:
+    for worker in options.types(("gthread",)):
         _measure(worker, options, result)
+        options.save(result)
     result.notes.append(f"{_CLIENTS} clients, a connection for each request; a window is [SIGUSR2, READY], and one "
                         "of the same length before it")
     if os.geteuid():

@@ -9,24 +9,23 @@ With `--idle` that many kept-alive connections to the old workers are open meanw
 
 from __future__ import annotations
 
-import resource
-import socket
 import statistics
-from collections.abc import Iterator
-from contextlib import ExitStack, contextmanager
+from contextlib import ExitStack
 from typing import Any
 
 from bench.ceiling import Ceiling
+from bench.idle import waiting as idle_connections
 from bench.load import Load, percentile
 from bench.mix import mix
 from bench.options import Options
-from bench.service import BenchError, Service
+from bench.service import Service
 from bench.tables import Result, spread, verdict
 
 _MEDIAN = 0.002         # s
 _MEDIAN_IDLE = 0.010    # s, with idle connections
 _LINE_TIMEOUT = 60.0    # s
 _SIDES = ("idle", "loaded")
+_SLOW_MS = 300          # of a slow request: an upgrade takes as long as the slowest one it has to wait for
 
 
 def run(options: Options, ceiling: Ceiling) -> Result:
@@ -38,8 +37,9 @@ def run(options: Options, ceiling: Ceiling) -> Result:
          "READY -> paused", "paused -> new master opens", "-> old master knows", "READY -> first new answer",
          "failed"),
     )
-    for worker in options.worker_types:
+    for worker in options.types():
         _measure(worker, options, target, result)
+        options.save(result)
     if options.idle:
         result.notes.append(f"{options.idle} kept-alive connections wait meanwhile (sync: none, it keeps none)")
     result.notes += [
@@ -63,7 +63,7 @@ def _measure(worker: str, options: Options, target: float, result: Result) -> No
             service.start()
         for service in (idle, loaded):
             service.wait_ready()
-        for turn in range(options.upgrades):
+        for turn in range((options.upgrades_of("cutover") + 1) // 2):
             for side in _SIDES if turn % 2 == 0 else reversed(_SIDES):
                 if side == "idle":
                     record = _upgrade(worker, idle, None, options)
@@ -89,30 +89,15 @@ def _service(worker: str, **settings: int) -> Service:
     return Service(worker, True, **settings, hot_probation=0, hot_drain_timeout=30, loglevel="debug")
 
 
-@contextmanager
-def _waiting(address: str, count: int) -> Iterator[None]:
-    """Kept-alive connections, each with an answer already, that say nothing."""
-    _, most = resource.getrlimit(resource.RLIMIT_NOFILE)
-    resource.setrlimit(resource.RLIMIT_NOFILE, (most, most))
-    host, port = address.split(":")
-    with ExitStack() as stack:
-        for _ in range(count):
-            client = stack.enter_context(socket.create_connection((host, int(port)), timeout=_LINE_TIMEOUT))
-            client.sendall(b"GET / HTTP/1.1\r\nHost: localhost\r\n\r\n")
-            if not client.recv(65536).startswith(b"HTTP/1.1 200"):
-                raise BenchError("an idle connection was not answered")
-        yield
-
-
 def _upgrade(worker: str, service: Service, clients: dict[str, int] | None, options: Options) -> dict[str, Any]:
     """One upgrade; times in s, `first_answer_s` None without clients. `worker`: its type."""
     with ExitStack() as stack:
         waiting = stack.enter_context(ExitStack())
         if options.idle and worker != "sync":
-            waiting.enter_context(_waiting(service.address, options.idle))
+            waiting.enter_context(idle_connections(service.address, options.idle))
         load = None
         if clients is not None:
-            load = stack.enter_context(Load(service.address, clients, slow_ms=options.slow_ms))
+            load = stack.enter_context(Load(service.address, clients, slow_ms=options.slow_ms or _SLOW_MS))
             load.wait_for(5 * sum(clients.values()), timeout=30)
         upgrade = service.upgrade()
         # With no worker to wait for, PAUSING is passed over.

@@ -29,8 +29,9 @@ def run(options: Options, ceiling: Ceiling) -> Result:
         ("worker", "times", "upgrade: median (min-max)", "p99", f"longest <= {_LONGEST * 1000:g}",
          "SIGTERM to stock: median (min-max)", "ratio of the medians"),
     )
-    for worker in options.worker_types:
+    for worker in options.types():
         _measure(worker, options, result)
+        options.save(result)
     return result
 
 
@@ -41,7 +42,7 @@ def _measure(worker: str, options: Options, result: Result) -> None:
     with Service(worker, True, workers=workers, hot_probation=0, hot_drain_timeout=_PATIENCE) as service:
         service.start()
         service.wait_ready()
-        for turn in range(options.upgrades):
+        for turn in range(options.upgrades_of("leave")):
             for side in (hot, stock) if turn % 2 == 0 else (stock, hot):
                 side.append(_leave_by_upgrade(service) if side is hot else _leave_by_term(worker, workers))
     result.records += [

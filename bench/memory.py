@@ -28,8 +28,9 @@ def run(options: Options, ceiling: Ceiling) -> Result:
          "proportional, difference, KiB"),
     )
     compileall.compile_dir(Path(__file__).resolve().parents[1] / "gunicorn_hot", quiet=1)
-    for worker in options.worker_types:
+    for worker in options.types():
         _measure(worker, options, result)
+        options.save(result)
     result.notes.append("proportional: PSS, in which a shared page counts as its part of one")
     return result
 

@@ -5,6 +5,9 @@ from __future__ import annotations
 _CLIENTS = {"new": 4, "keep": 4, "idle": 8, "slow": 4, "upload": 2, "stream": 2}
 _SYNC_CLIENTS = {"new": 2, "keep": 1, "idle": 4, "slow": 1, "upload": 1, "stream": 1}
 
+#: What a slow request, an upload and a stream take, in ms: more than the probation, so that some are drained.
+SLOW_MS = 1500
+
 
 def mix(worker: str, workers: int) -> tuple[dict[str, int], dict[str, int]]:
     """How many clients of each kind, and the gunicorn settings with which one of `workers` is always free.

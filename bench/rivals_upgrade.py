@@ -12,7 +12,7 @@ from typing import Any
 
 from bench.ceiling import Ceiling
 from bench.load import Load, Record, Report, percentile
-from bench.mix import mix
+from bench.mix import SLOW_MS, mix
 from bench.options import Options
 from bench.rivals import RIVALS, Rival
 from bench.service import BenchError
@@ -43,6 +43,7 @@ def run(options: Options, ceiling: Ceiling) -> Result:
         except (BenchError, OSError, TimeoutError) as exc:
             result.add(rival.title, version, "broke", *["-"] * 8)
             result.notes.append(f"{rival.title}: {exc}")
+        options.save(result)
     result.notes += [
         "longest wait, p99: of new connections, connect() to the whole answer; with an upgrade / without one",
         f"new release after: from the order to its first answer, without the {options.import_s:g} s of its import",
@@ -60,10 +61,10 @@ def _measure(rival_class: type[Rival], version: str, options: Options, result: R
     with rival_class(settings["workers"], settings.get("threads", 1), options.probation) as rival:
         rival.release("0", import_s)
         rival.start()
-        load = Load(rival.address, clients, slow_ms=options.slow_ms)
+        load = Load(rival.address, clients, slow_ms=options.slow_ms or SLOW_MS)
         with load:
             load.wait_for(20 * sum(clients.values()), timeout=60)
-            for number in range(1, options.upgrades + 1):
+            for number in range(1, options.upgrades_of("rivals") + 1):
                 gc.freeze()
                 windows.append(upgrade_once(rival, load, str(number), import_s))
                 gc.freeze()
@@ -82,7 +83,8 @@ def _measure(rival_class: type[Rival], version: str, options: Options, result: R
     for window in upgrades:
         window["mixed"] = mixed(report, window["release"])
     result.records.append({
-        "server": rival_class.name, "version": version, "windows": windows, "report": report.as_dict(),
+        "server": rival_class.name, "title": rival_class.title, "version": version,
+        "windows": windows, "report": report.as_dict(),
         "failures": [asdict(record) for record in report.records if not record.ok],
     })
     result.add(

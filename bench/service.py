@@ -5,6 +5,7 @@ from __future__ import annotations
 import ctypes
 import os
 import re
+import resource
 import select
 import shutil
 import signal
@@ -14,7 +15,7 @@ import sys
 import tempfile
 import threading
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from types import TracebackType
@@ -24,6 +25,8 @@ _ROOT = Path(__file__).resolve().parents[1]
 _PR_CAPBSET_DROP = 24
 _PR_SET_CHILD_SUBREAPER = 36
 _CAP_SYS_NICE = 23
+#: Of the clocks that each process has (clock_getcpuclockid): the one that counts what the scheduler gave it.
+_CPU_TIME = 2
 _TICKS = os.sysconf("SC_CLK_TCK")
 _LINE = re.compile(r"(\d+) (\d+) (\w+) (.*)")
 _INITIALISED = "Bench: the worker has loaded the application"
@@ -194,13 +197,16 @@ class Service:
     The import of the application sleeps for `import_s` and computes for `import_cpu_s`; without
     `may_raise_priority` the server is an ordinary user's in that respect.
 
+    It is executed by the command `prefix`, if there is one, and finds `env` in its environment.
+
     `settings` are gunicorn's. Both kinds get the same configuration file but for the line that adopts
     gunicorn_hot (and its own settings). Linux only: it uses pidfds.
     """
 
     def __init__(
         self, worker: str, hot: bool, *, workers: int, import_s: float = 0.0, import_cpu_s: float = 0.0,
-        may_raise_priority: bool = True, **settings: Any
+        may_raise_priority: bool = True, prefix: Sequence[str] = (), env: Mapping[str, str] | None = None,
+        **settings: Any
     ) -> None:
         self.hot = hot
         self.port = free_port()
@@ -224,9 +230,13 @@ class Service:
         self._import_s = import_s
         self._import_cpu_s = import_cpu_s
         self._may_raise_priority = may_raise_priority
+        self._prefix = prefix
+        self._env = env or {}
         self._folder: str | None = None
         self._log: Log | None = None
+        #: Oldest first. With hot_pid "stable" the first one becomes the holder, and stays.
         self._masters: list[Process] = []
+        self._session = 0
 
     # --- life
 
@@ -241,8 +251,9 @@ class Service:
             "PYTHONPATH": os.pathsep.join([str(_ROOT), os.environ.get("PYTHONPATH", "")]).rstrip(os.pathsep),
             "BENCH_IMPORT_S": str(self._import_s),
             "BENCH_IMPORT_CPU_S": str(self._import_cpu_s),
+            **self._env,
         }
-        command = [sys.executable, "-m", "gunicorn", "-c", config.name, self._application]
+        command = [*self._prefix, sys.executable, "-m", "gunicorn", "-c", config.name, self._application]
         read, write = os.pipe()
         try:
             began = time.monotonic()
@@ -253,6 +264,7 @@ class Service:
         finally:
             os.close(write)
         popen.returncode = 0        # `Process` waits for it
+        self._session = popen.pid
         self._masters.append(Process(popen.pid))
         self._log = Log(read)
         return began
@@ -316,21 +328,49 @@ class Service:
         return sum(
             stat.cpu_seconds for stat in stats() if stat.pid == master or stat.parent == master)
 
+    def pids(self) -> set[int]:
+        """All its processes, of every generation, zombies included."""
+        return {stat.pid for stat in stats() if stat.session == self._session}
+
+    def total_cpu_seconds(self) -> float:
+        """What all its processes have used, those that have ended included; only differences say something.
+
+        The living ones to a microsecond, their children that they have waited for to 10 ms. Whoever else ends a process
+        of this program's, or waits for one, is taken for the service's."""
+        ours = resource.getrusage(resource.RUSAGE_CHILDREN)
+        total = ours.ru_utime + ours.ru_stime
+        for stat in stats():
+            if stat.session == self._session:
+                total += stat.children_cpu_seconds
+                try:
+                    total += time.clock_gettime(~stat.pid << 3 | _CPU_TIME)
+                except OSError:
+                    total += stat.cpu_seconds   # a zombie, which nobody has waited for yet
+        return total
+
     # --- an upgrade
 
+    @property
+    def _has_holder(self) -> bool:
+        return self._settings.get("hot_pid") == "stable"
+
     def upgrade(self, timeout: float = 10.0) -> Upgrade:
-        """Send SIGUSR2, and return when the successor has a pid."""
+        """Send SIGUSR2 to the service's pid, and return when the successor has a pid."""
         old = self.master
         mark = self.log.mark()
         sent = time.monotonic()
-        old.signal(signal.SIGUSR2)
+        (self._masters[0] if self._has_holder else old).signal(signal.SIGUSR2)
         _, match = self.log.wait(r"booting successor with pid: (\d+)", mark, timeout)
         new = Process(int(match[1]))
         self._masters.append(new)
         return Upgrade(sent, old, new, mark)
 
     def wait_gone(self, upgrade: Upgrade, timeout: float = 120.0) -> float:
-        """Until the old master is gone; returns when that was seen, in `time.monotonic()` s."""
+        """Until the old master is gone; returns when that was seen, in `time.monotonic()` s.
+
+        The first one of a service with a holder does not go, it becomes the holder: when it says that it is done."""
+        if self._has_holder and upgrade.old is self._masters[0]:
+            return self.log.wait("Upgrade: done", upgrade.mark, timeout)[0].at
         gone = upgrade.old.wait(timeout)
         if gone is None:
             raise BenchError(f"the old master is not gone in {timeout:g}s\n{self.log.text()}")
@@ -348,7 +388,8 @@ class Stat:
     parent: int
     session: int
     state: str              # a letter; Z: a zombie
-    cpu_seconds: float
+    cpu_seconds: float      # its own, user and system
+    children_cpu_seconds: float     # ... of those children that it has waited for
 
 
 def stats() -> Iterator[Stat]:
@@ -361,7 +402,8 @@ def stats() -> Iterator[Stat]:
             continue        # it has ended
         fields = stat.rpartition(")")[2].split()        # from the state on, which is the third field
         yield Stat(
-            int(entry), int(fields[1]), int(fields[3]), fields[0], (int(fields[11]) + int(fields[12])) / _TICKS)
+            int(entry), int(fields[1]), int(fields[3]), fields[0],
+            (int(fields[11]) + int(fields[12])) / _TICKS, (int(fields[13]) + int(fields[14])) / _TICKS)
 
 
 def children(pid: int) -> set[int]:

@@ -1,4 +1,4 @@
-"""What gunicorn_hot costs while nothing is upgraded: throughput and CPU time per request, hot / stock.
+"""What gunicorn_hot costs while nothing is upgraded: throughput, CPU time and instructions per request, hot / stock.
 
 Each pair has two fresh servers, which are asked in short turns, one after the other: what else the machine does meets
 both. Fresh ones for each pair, because two processes of the same program differ by a few percent for as long as they
@@ -10,10 +10,10 @@ from __future__ import annotations
 import statistics
 from typing import Any
 
-from bench import hammer
+from bench import hammer, instructions
 from bench.ceiling import NEAR, Ceiling
 from bench.options import Options
-from bench.service import Service
+from bench.service import BenchError, Service
 from bench.tables import Result, spread, verdict
 
 _RATIO = 0.98
@@ -31,15 +31,18 @@ def run(options: Options, ceiling: Ceiling) -> Result:
         f"hot / stock without an upgrade ({options.workers or _WORKERS} workers, {_CONNECTIONS} connections, "
         f"{options.seconds:g} s a side)",
         ("worker", "connections", "pairs", "hot, requests/s", "stock, requests/s", "throughput ratio",
-         f"median >= {_RATIO:g}", "hot, CPU us/request", "stock, CPU us/request", "CPU ratio", "failed"),
+         f"median >= {_RATIO:g}", "hot, CPU us/request", "stock, CPU us/request", "CPU ratio",
+         "hot, 1000 instructions/request", "stock", "ratio", "failed"),
     )
-    for worker in options.worker_types:
+    for worker in options.types():
         _measure(worker, options, ceiling, result)
+        options.save(result)
     if options.reuse_port:
         result.notes.append("with reuse_port: a listening socket for each worker")
     if options.control:
         result.notes.append("A CONTROL: \"hot\" is stock, too. The ratios are the noise.")
     result.notes.append(f"throughput ratio: of each pair the median of {_TURNS} turns")
+    result.notes.append(_how_counted(options))
     result.notes.append("CPU: user and system time of the master and its workers, / all requests answered")
     return result
 
@@ -65,6 +68,9 @@ def _measure(worker: str, options: Options, ceiling: Ceiling, result: Result) ->
         record["ratio"] = statistics.median(
             ours["rate"] / theirs["rate"] for ours, theirs in zip(turns["hot"], turns["stock"], strict=True))
         records.append(record)
+    counts = _instructions(worker, keep, options, result)
+    for record in records:
+        record["instructions"] = counts
     result.records += records
     hots, stocks = ([record[side] for record in records] for side in ("hot", "stock"))
     ratios = [record["ratio"] for record in records]
@@ -77,13 +83,41 @@ def _measure(worker: str, options: Options, ceiling: Ceiling, result: Result) ->
         spread([side["rate"] for side in hots], 0), spread([side["rate"] for side in stocks], 0),
         spread(ratios, 3), verdict(statistics.median(ratios) >= _RATIO),
         spread([side["cpu_us"] for side in hots], 0), spread([side["cpu_us"] for side in stocks], 0),
-        spread(cpu_ratios, 3), failed,
+        spread(cpu_ratios, 3), *_cells(counts), failed,
     )
     limit = ceiling.keep_rate if keep else ceiling.new_rate
     best = max(side["rate"] for side in (*hots, *stocks))
     if best > NEAR * limit:
         result.notes.append(
             f"{worker}: {best:.0f}/s is near the load's own ceiling ({limit:.0f}/s): trust the CPU ratio")
+
+
+def _instructions(worker: str, keep: bool, options: Options, result: Result) -> dict[str, float] | None:
+    """Of each side, for one request; None if nobody can say."""
+    if not options.instructions or instructions.counter() is None:
+        return None
+    try:
+        return instructions.per_request(
+            worker, {"hot": not options.control, "stock": False}, keep, options.instructions)
+    except (BenchError, OSError) as exc:
+        result.notes.append(f"{worker}: instructions: not available: {exc}")
+        return None
+
+
+def _cells(counts: dict[str, float] | None) -> tuple[str, str, str]:
+    if counts is None:
+        return "-", "-", "-"
+    hot, stock = counts["hot"], counts["stock"]
+    return f"{hot / 1000:.1f}", f"{stock / 1000:.1f}", f"{hot / stock:.4f}"
+
+
+def _how_counted(options: Options) -> str:
+    how = {
+        "perf": "counted by the processor (perf stat -e instructions:u)",
+        "callgrind": "counted by callgrind, in servers of their own",
+        None: "not available: no processor that counts (perf), and no valgrind",
+    }[instructions.counter()] if options.instructions else "not asked for"
+    return f"instructions: of the program, not of the kernel; {how}"
 
 
 def _service(worker: str, options: Options, hot: bool) -> Service:

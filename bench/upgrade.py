@@ -13,7 +13,7 @@ from typing import Any
 
 from bench.ceiling import Ceiling
 from bench.load import Load, percentile
-from bench.mix import mix
+from bench.mix import SLOW_MS, mix
 from bench.options import Options
 from bench.service import Service
 from bench.tables import Result, spread, verdict
@@ -41,8 +41,9 @@ def run(options: Options, ceiling: Ceiling) -> Result:
          "p99, ms", "ratio per pair", "longest was in", f"<= {_RATIO:g}x or {_LONGEST * 1000:g} ms",
          "window, s"),
     )
-    for worker in options.worker_types:
+    for worker in options.types():
         _measure(worker, options, ceiling, result)
+        options.save(result)
     result.notes.append("waits: from connect() to the whole answer, clients of the kind \"new\", ok answers")
     result.notes.append("drained: requests in flight in the old workers when the drain began, per upgrade")
     result.notes.append("a / b: with an upgrade / without one, windows of the same length; pair: one of each")
@@ -59,10 +60,10 @@ def _measure(worker: str, options: Options, ceiling: Ceiling, result: Result) ->
     with service:
         service.start()
         service.wait_ready()
-        load = Load(service.address, clients, slow_ms=options.slow_ms)
+        load = Load(service.address, clients, slow_ms=options.slow_ms or SLOW_MS)
         with load:
             load.wait_for(20 * sum(clients.values()), timeout=30)
-            for _ in range(options.upgrades):
+            for _ in range(options.upgrades_of("upgrade")):
                 # What has been recorded so far is not to be looked at again: the load's own collections of
                 # garbage would take longer and longer, and be taken for waits.
                 gc.freeze()
@@ -114,7 +115,7 @@ def _measure(worker: str, options: Options, ceiling: Ceiling, result: Result) ->
         "worker": worker, "windows": windows, "report": report.as_dict(), "summary": report.summary(),
     })
     result.add(
-        worker, options.upgrades, f"{len(report.records) / seconds:.0f}", report.failed, went_back,
+        worker, options.upgrades_of("upgrade"), f"{len(report.records) / seconds:.0f}", report.failed, went_back,
         spread(drained, 0),
         f"{longest * 1000:.1f} / {quiet * 1000:.1f}", f"{longest / quiet:.2f}",
         f"{percentile(with_upgrade, 99) * 1000:.1f} / {percentile(without, 99) * 1000:.1f}",

@@ -7,7 +7,7 @@ In a copy of that folder: `./deploy 1`, start `gunicorn -c hot.conf.py`, let cli
 and so on. A release named "broken" is expected not to deploy. Half of the clients open a connection for each request,
 half keep theirs; they ask GET / and POST / in turn, and retry nothing. The header X-Gen of an answer says which release
 has given it. The exit status is 1 if a request failed, if an older release answered a connection that was opened after
-a newer one's first answer, or if a deployment did not end as it should.
+a newer one's first answer, if a deployment did not end as it should, or if the service itself has ended.
 
 Needs gunicorn, gunicorn_hot and what the example needs; itself it is the standard library.
 """
@@ -36,6 +36,7 @@ from typing import IO
 LONGEST_WAIT = 60.0  # s, for anything that should come
 PAUSE = 0.005  # s, between two requests of a client
 OVERLAP = 50  # answers of a release before the next one is deployed
+TAIL = 30  # lines of the server's log, where it is quoted
 
 #: What a run makes, and a copy must not begin with.
 _MADE = shutil.ignore_patterns("RELEASE", "hot.pid", "current", "releases", "*.sqlite3*", "__pycache__")
@@ -44,6 +45,10 @@ _MADE = shutil.ignore_patterns("RELEASE", "hot.pid", "current", "releases", "*.s
 def free_address() -> str:
     with socket.create_server(("127.0.0.1", 0)) as listener:
         return f"127.0.0.1:{listener.getsockname()[1]}"
+
+
+class Failed(Exception):
+    """Something has not come to pass; the text says what, with the end of the server's log."""
 
 
 # --- the server
@@ -78,18 +83,22 @@ class Output:
             return [line for line in self._lines if re.search(pattern, line)]
 
     def wait(self, pattern: str, count: int = 1) -> None:
-        """Wait until so many lines match. Raises RuntimeError if the output ends, or after LONGEST_WAIT."""
+        """Wait until so many lines match. Raises Failed if the output ends, or after LONGEST_WAIT."""
         with self._news:
             self._news.wait_for(lambda: self._ended or len(self.matching(pattern)) >= count, LONGEST_WAIT)
             if len(self.matching(pattern)) < count:
-                raise RuntimeError(f"not written: {pattern}\n{self}")
+                raise Failed(f"not written: {pattern}\n{self}")
 
     def wait_end(self) -> None:
         self._reader.join(LONGEST_WAIT)
 
+    @property
+    def ended(self) -> bool:
+        return self._ended
+
     def __str__(self) -> str:
         with self._news:
-            return "".join(self._lines)
+            return "".join(["The last lines of the log:\n", *self._lines[-TAIL:]])
 
 
 class Server:
@@ -109,17 +118,17 @@ class Server:
             assert watch.stdout is not None
             states = (json.loads(line).get("state") for line in watch.stdout)
             if not any(state == "serving" for state in states):
-                raise RuntimeError(f"the service does not serve\n{self.log}")
+                raise Failed(f"the service does not serve\n{self.log}")
             watch.terminate()
 
     def upgrade(self) -> None:
-        """Send SIGUSR2, and wait until the old generation has left. Raises RuntimeError if the upgrade fails."""
+        """Send SIGUSR2, and wait until the old generation has left. Raises Failed if the upgrade fails."""
         outcome, failure = r"Upgrade: done|Upgrade failed", "Upgrade failed"
         before, failed = len(self.log.matching(outcome)), len(self.log.matching(failure))
         self.signal(signal.SIGUSR2)
         self.log.wait(outcome, before + 1)
         if len(self.log.matching(failure)) > failed:
-            raise RuntimeError(f"the upgrade failed\n{self.log}")
+            raise Failed(f"the upgrade failed\n{self.log}")
 
     def signal(self, sig: signal.Signals) -> None:
         """Signal the master that has the service's pid."""
@@ -130,10 +139,11 @@ class Server:
         return self
 
     def __exit__(self, *_: object) -> None:
-        if self._pidfile.exists():
-            self.signal(signal.SIGTERM)
-        else:
-            self._popen.terminate()
+        if not self.log.ended:
+            if self._pidfile.exists():
+                self.signal(signal.SIGTERM)
+            else:
+                self._popen.terminate()
         self.log.wait_end()
         self._popen.wait(LONGEST_WAIT)
 
@@ -152,11 +162,12 @@ class Answer:
 
 
 class Load:
-    """Clients in threads, from the beginning to the end of the `with` block."""
+    """Clients in threads, from the beginning to the end of the `with` block. `log`: of the server that they ask."""
 
-    def __init__(self, address: str, clients: int) -> None:
+    def __init__(self, address: str, clients: int, log: Output) -> None:
         host, _, port = address.rpartition(":")
         self._host, self._port = host, int(port)
+        self._log = log
         self.answers: list[Answer] = []
         self._news = threading.Condition()
         self._stop = threading.Event()
@@ -192,13 +203,19 @@ class Load:
             connection.close()
 
     def wait_for(self, count: int, release: str) -> None:
-        """Wait for so many more answers of a release. Raises RuntimeError after LONGEST_WAIT."""
+        """Wait for so many more answers of a release. Raises Failed if the server ends, or after LONGEST_WAIT."""
         with self._news:
             start = len(self.answers)
-            if not self._news.wait_for(
-                lambda: sum(answer.release == release for answer in self.answers[start:]) >= count, LONGEST_WAIT
-            ):
-                raise RuntimeError(f"release {release} does not answer: {self.answers[start:][:3]}")
+
+            def answered() -> bool:
+                return sum(answer.release == release for answer in self.answers[start:]) >= count
+
+            # Clients whom nobody answers any more are news, too.
+            self._news.wait_for(lambda: answered() or self._log.ended, LONGEST_WAIT)
+            if not answered():
+                seen = sorted({answer.failure or f"release {answer.release}" for answer in self.answers[start:]})
+                what = "the server has ended" if self._log.ended else f"release {release} does not answer: {seen[:3]}"
+                raise Failed(f"{what}\n{self._log}")
 
     def __enter__(self) -> Load:
         for thread in self._threads:
@@ -248,7 +265,7 @@ def run(folder: Path, releases: list[str], clients: int, verbose: bool) -> bool:
     first, *others = releases
     subprocess.run(["./deploy", first], cwd=folder, check=True)
     with Server(folder, "--bind", address, verbose=verbose) as server:
-        with Load(address, clients) as load:
+        with Load(address, clients, server.log) as load:
             serving = first
             load.wait_for(OVERLAP, serving)
             server.wait_serving()
@@ -276,7 +293,11 @@ def main() -> int:
     with tempfile.TemporaryDirectory() as temporary:
         folder = Path(temporary, options.folder.resolve().name)
         shutil.copytree(options.folder, folder, ignore=_MADE)
-        return 0 if run(folder, options.releases, options.clients, options.verbose) else 1
+        try:
+            return 0 if run(folder, options.releases, options.clients, options.verbose) else 1
+        except Failed as exc:
+            print(exc)
+            return 1
 
 
 if __name__ == "__main__":

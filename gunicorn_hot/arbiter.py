@@ -82,6 +82,8 @@ _LAST_WORDS = ("hello", "failed", "leaving", "staying")
 _RESPAWN_SECONDS = 5.0
 #: s; in which gunicorn's quick stop should end, and the dirty arbiter after its workers.
 _QUICK_STOP = 2.0
+#: s; in which the kernel should have closed all that a process had open which was killed.
+_DEATH = 1.0
 
 
 class HotArbiter(_Base):
@@ -484,6 +486,10 @@ class HotArbiter(_Base):
             if channel.error:
                 self.log.warning("The channel to the predecessor broke: %s", channel.error)
             private.forget(self.predecessor)
+            if self.held is not None and self.held.holder() == self.predecessor.pid and not self.reporter.was_left:
+                # It has died, and the service's pid with it: there is nothing left to take over.
+                self.held.wait_end(_DEATH)
+                self._on_holder()
             was_served = not self._is_incoming
             self._feed_incoming(handover.PredecessorClosed())
             if was_served:
@@ -527,7 +533,7 @@ class HotArbiter(_Base):
             self.keeper.hold.masters.clear()
 
     def _on_holder(self) -> None:
-        """The channel to the holder is at its end."""
+        """The channel to the holder may be at its end."""
         assert self.held is not None
         if self.held.has_ended():
             self.wakeup_pipe.forget(self.held.fileno())
@@ -1138,7 +1144,9 @@ class HotArbiter(_Base):
         if state is PredecessorState.ENDING:
             if self.outgoing.then is Then.STOP:
                 return Phase.STOPPING, "Stopping"
-            return Phase.RELOADING, f"Upgrade failed: {self._failure}" if self._failure else "Upgrading again"
+            if self.outgoing.then is Then.UPGRADE:
+                return Phase.RELOADING, "Upgrading again"
+            return Phase.RELOADING, f"Upgrade failed: {self._failure}" if self._failure else "Ending the successor"
         if state is PredecessorState.BOOTING:
             ready, total = (self.successor.ready, self.successor.total) if self.successor else (0, 0)
             return Phase.RELOADING, f"Upgrading: {ready} of {total or '?'} workers ready"
@@ -1327,10 +1335,15 @@ class HotArbiter(_Base):
         return predecessor.channel.closed
 
     def _close_listeners(self, but: Callable[[Any], bool] = lambda _: False) -> None:
-        """Close our copies, and leave it at that; those for which `but` is true stay open."""
+        """Close our copies, and leave it at that; those for which `but` is true stay open.
+
+        What only this generation has bound, and never came to serve, ends with it."""
         for listener in self.LISTENERS:
             if not but(listener):
-                listener.close()
+                if self._is_incoming and listeners.is_new(listener):
+                    listeners.end(listener)
+                else:
+                    listener.close()
         self.LISTENERS = [listener for listener in self.LISTENERS if listener.sock is not None]
 
     def halt(self, reason: str | None = None, exit_status: int = 0) -> None:

@@ -8,6 +8,7 @@ from __future__ import annotations
 import inspect
 import io
 import os
+import re
 import sys
 import traceback
 from collections.abc import Awaitable, Callable, Iterable, MutableMapping
@@ -17,8 +18,12 @@ from urllib.parse import unquote_to_bytes, urlsplit
 from gunicorn_hot.app import GENERATION_KEY, generation
 from gunicorn_hot.holds import NotReady
 
-#: How much of an answer is quoted.
+#: How much of an answer is looked at; all of it is quoted, but for pages.
 _QUOTED_BYTES = 300
+#: Characters of an HTML page that are quoted, without its tags.
+_QUOTED_OF_PAGE = 120
+#: A tag, or what it holds that is no text; the page may end anywhere.
+_TAG = re.compile(r"<(script|style)\b.*?(?:</\1>|$)|<!--.*?(?:-->|$)|<[^>]*(?:>|$)", re.S | re.I)
 _AGENT = "gunicorn_hot (hot_check)"
 
 Message = MutableMapping[str, Any]
@@ -73,8 +78,20 @@ def judge(target: str, answer: Answer) -> None:
     code = answer.status.split(" ")[0]
     if code.isdigit() and 200 <= int(code) < 400:
         return
-    text = " ".join(answer.body.decode("utf-8", "replace").split())
+    text = _quoted(answer.body.decode("utf-8", "replace"))
     raise NotReady(f"hot_check {target!r} was answered {answer.status!r}" + (f": {text}" if text else ""))
+
+
+def _quoted(body: str) -> str:
+    """Return what a page says, on one line; of a framework's error page the beginning is enough."""
+    body = body.strip()
+    is_page = body.startswith("<")
+    if is_page:
+        from html import unescape  # only a release that fails needs it
+
+        body = unescape(_TAG.sub(" ", body))
+    text = " ".join(body.split())
+    return text if not is_page or len(text) <= _QUOTED_OF_PAGE else f"{text[: _QUOTED_OF_PAGE - 1]}…"
 
 
 def _fail(check: object, exc: BaseException) -> NoReturn:

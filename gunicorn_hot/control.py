@@ -67,10 +67,13 @@ class ControlServer(ControlSocketServer):
         return (found.st_dev, found.st_ino) == self._identity
 
     def stop(self) -> None:
-        super().stop()
-        if self.has_file:
-            os.unlink(self._path)
-        private.forget(self._listening)
+        try:
+            super().stop()
+        finally:
+            # It raises when the loop has ended before.
+            if self.has_file:
+                os.unlink(self._path)
+            private.forget(self._listening)
 
     def _execute_command(self, parts: list[str]) -> Any:
         return commands.execute(parts, self._reporter, super()._execute_command)  # type: ignore[misc]
@@ -81,6 +84,13 @@ class ControlServer(ControlSocketServer):
             self._serves.wait(_START_SECONDS)
         super()._stop_for_fork()  # type: ignore[misc]
         self._serves = threading.Event()
+
+    def _run_loop(self) -> None:
+        serves = self._serves
+        try:
+            super()._run_loop()  # type: ignore[misc]
+        finally:
+            serves.set()  # it never will: a fork need not wait for that
 
     def _shutdown(self) -> None:
         self._end.set()
@@ -95,7 +105,6 @@ class ControlServer(ControlSocketServer):
             self._server = await asyncio.start_unix_server(self._handle_client, sock=listening, **options)
         except BaseException:
             listening.close()
-            self._serves.set()
             raise
         for event in (self._serves, getattr(self, "_ready", None)):
             if event is not None:

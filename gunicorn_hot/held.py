@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import select
 import socket
 import struct
 
@@ -56,6 +57,12 @@ class Held:
             return False
         except OSError:
             return True
+
+    def wait_end(self, timeout: float) -> None:
+        """Wait `timeout` seconds at most for the end of the holder."""
+        poll = select.poll()
+        poll.register(self._sock, select.POLLIN)
+        poll.poll(timeout * 1000)
 
     def close(self) -> None:
         self._sock.close()

@@ -105,7 +105,12 @@ def inherit(
     used: set[int] = set()
     for address, index in zip(wanted, chosen, strict=True):
         if index is None:
-            listeners += _bind(cfg, log, address)
+            try:
+                listeners += _bind(cfg, log, address)
+            except SystemExit:
+                for listener in filter(is_new, listeners):
+                    end(listener)
+                raise
             continue
         more = [other for other in twins(index, inherited, bound) if other not in chosen and other not in used]
         for one in (index, *more):
@@ -156,7 +161,13 @@ def _bind(cfg: Any, log: Any, address: Any) -> list[Any]:
     made: list[Any] = sock.create_sockets(_OneAddress(cfg, address), log)  # type: ignore[arg-type]
     for listener in made:
         listener.conf = cfg
+        listener.hot_is_new = True
     return made
+
+
+def is_new(listener: Any) -> bool:
+    """Whether this process has bound it, and inherited it from nobody; not known of what gunicorn has bound itself."""
+    return "hot_is_new" in vars(listener)
 
 
 def bind_others(cfg: Any, log: Any, but: Callable[[Any], bool]) -> list[Any]:

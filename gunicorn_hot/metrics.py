@@ -9,7 +9,8 @@ in the application, or on any registry of its own. With prometheus_client's mult
 MultiProcessCollector is registered on. All figures are the service's, read from its status file when somebody asks for
 them: each worker of each generation answers the same, and nothing has to be added up. They begin anew with the service.
 
-``gunicorn_hot_up``                             1: there is a status, and its writer lives; 0: what follows is absent
+``gunicorn_hot_up``                             1: there is a status, and its writer lives; 0: what follows is absent;
+                                                absent itself: it is not this process's to know (see `Collector`)
 ``gunicorn_hot_generation``                     the generation that serves
 ``gunicorn_hot_upgrades_total{outcome}``        upgrades that are over, by outcome: done, failed, rolled-back, ...
 ``gunicorn_hot_upgrade_duration_seconds``       histogram of those that are done: from the signal to the drain's end
@@ -22,6 +23,7 @@ them: each worker of each generation answers the same, and nothing has to be add
 from __future__ import annotations
 
 import math
+import os
 from collections.abc import Iterator
 
 try:
@@ -32,7 +34,7 @@ except ImportError as exc:
     raise ImportError("gunicorn_hot.metrics needs prometheus-client: pip install gunicorn_hot[prometheus]") from exc
 
 from gunicorn_hot import statusfile
-from gunicorn_hot.status import OUTCOMES, Status, StatusError
+from gunicorn_hot.status import OUTCOMES, Status, StatusError, parse
 
 _WORKER_STATES = ("booting", "ready", "serving", "paused", "draining")
 
@@ -40,7 +42,10 @@ _WORKER_STATES = ("booting", "ready", "serving", "paused", "draining")
 class Collector(prometheus.Collector):
     """Collects from the status file `path`; None: that of the service which this process is a worker of.
 
-    Without such a service, as in a test of the application or under a stock gunicorn, ``gunicorn_hot_up`` is 0."""
+    Without such a service, as in a test of the application or under a stock gunicorn, ``gunicorn_hot_up`` is 0.
+
+    A status file that another user has yields nothing. Workers that run as another user than their master (`user`) are
+    shown the status by that, until they drain: from then on they know nothing."""
 
     def __init__(self, path: str | None = None) -> None:
         self._path = path
@@ -51,18 +56,28 @@ class Collector(prometheus.Collector):
 
     def collect(self) -> Iterator[Metric]:
         """Read the file, and yield what it says. Raises nothing."""
-        status = self._read()
+        try:
+            status = self._read()
+        except OSError:
+            return  # it may well be up
         yield _up(status is not None)
         if status is not None:
             yield from _filled(status)
 
     def _read(self) -> Status | None:
+        """Raises OSError when there may be a status that this process cannot know."""
+        if self._path is None and statusfile.mirror is not None:
+            text = statusfile.mirror.read()
+            if not text:
+                raise PermissionError
+            status = parse(text)
+            return status if status.written.pid == os.getppid() else None
         path = statusfile.own_path if self._path is None else self._path
         if not path:
             return None
         try:
-            status = statusfile.read(path)
-        except StatusError:
+            status = parse(statusfile.read_own(path, anybodys=os.geteuid() == 0))
+        except (FileNotFoundError, StatusError):
             return None
         return None if status.is_stale() else status
 

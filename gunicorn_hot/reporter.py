@@ -4,7 +4,8 @@ The serving master writes. One that is not, because it boots or drains, tells it
 and that one writes both. So there is one writer at a time, and when it dies the next one has all that it knew.
 
 Nothing is written while nothing changes, nor in the milliseconds of a cut-over, in which clients wait. A file that
-cannot be written is said once in the log, and is no reason for anything else.
+somebody has removed comes back within a second. One that cannot be written is removed, since it would not be true any
+more; that is said once in the log, and is no reason for anything else.
 """
 
 from __future__ import annotations
@@ -23,6 +24,7 @@ from gunicorn_hot import inheritance, processes, statsd, statusfile
 from gunicorn_hot.channel import Channel
 from gunicorn_hot.chronicle import Chronicle
 from gunicorn_hot.handover import PredecessorState as P
+from gunicorn_hot.mirror import Mirror
 from gunicorn_hot.status import (
     Master,
     Refused,
@@ -44,6 +46,8 @@ LOOK = 0.1
 _SHORT_DRAIN = 60.0
 #: s; a cut-over that takes longer than this is worth a line in the file.
 _SHORT_CUTOVER = 0.1
+#: s; whoever tidies up /tmp removes what is older than days.
+_OLD = 3600.0
 #: Workers in a message to the other master, which has to fit into a part of its buffer.
 _MOST_WORKERS = 200
 _REVISION_VARIABLES = ("REVISION", "GIT_COMMIT", "SOURCE_VERSION")
@@ -102,6 +106,8 @@ class Reporter:
         #: The file of the first generation: whoever watches it sees all that follows.
         self._inherited = inheritance.variables.get(inheritance.STATUS_VARIABLE, "")
         self.path = statusfile.own_path = self._choose()
+        others = self.path and server.cfg.uid != os.geteuid()
+        self._mirror = statusfile.mirror = Mirror() if others else None
         if server.predecessor is None:
             statsd.say_generation(server.log, server.generation)
 
@@ -147,6 +153,9 @@ class Reporter:
             self.chronicle.opened(self._at())
         elif after is P.DRAINING:
             self._committed = True
+            self._withdraw()
+            if self._mirror is not None:
+                self._mirror.write("")  # the successor writes into another one
 
     def failed(self, reason: str, output: str, aborted: bool) -> None:
         self.chronicle.failed(reason, output, aborted, self._committed)
@@ -174,12 +183,20 @@ class Reporter:
         self.chronicle.take_over(written, self._at())
         if is_orphan:
             self._older = []
+        # Before the old master hears of it, which removes what nobody goes on with.
+        seen = self._fingerprint()
+        self._shown = seen if self._write() else None
 
     def takes_back(self) -> None:
         if self.is_silent:
             self.is_silent = False
             self.chronicle.take_back(self._read())
             statsd.say_generation(self._server.log, self._server.generation)
+
+    @property
+    def was_left(self) -> bool:
+        """Whether the predecessor has said that its drain is over."""
+        return self._left_early is not None
 
     def predecessor_left(self) -> None:
         """In the new master, which serves: the drain of the old one is over."""
@@ -245,7 +262,11 @@ class Reporter:
                 self._settle()
             elif state in _CUTTING and time.monotonic() - self._cutover_began < _SHORT_CUTOVER:
                 return
-            if self.path and (seen := self._fingerprint()) != self._shown and self._write():
+            if not self.path:
+                return
+            if (seen := self._fingerprint()) == self._shown:
+                self._preserve()
+            elif self._write():
                 self._shown = seen
 
     def stops(self) -> None:
@@ -279,13 +300,37 @@ class Reporter:
         A predecessor that still drains takes back from one that has failed, but not from one that was told to stop."""
         server = self._server
         is_service = not server._is_incoming and not server._handed_over and server.successor is None
-        if self.path and is_service and (on_purpose or server._predecessor_left):
+        if is_service and (on_purpose or server._predecessor_left):
+            self._remove()
+        elif server.outgoing.state is P.GONE:
+            self._withdraw()  # with hot_leave nobody has said that he commits
+
+    # --- how
+
+    def _withdraw(self) -> None:
+        """Another master is the service: remove what this one has written, if that one writes nothing.
+
+        One that writes has done so before it said that it has taken over."""
+        written = self._read()
+        if written is not None and (written.written.pid, written.written.start) == (self._me.pid, self._me.start):
+            self._remove()
+
+    def _remove(self) -> None:
+        if self.path:
             try:
                 os.unlink(self.path)
             except OSError:
                 pass
 
-    # --- how
+    def _preserve(self) -> None:
+        """Nothing has changed: see that the file is there, and looks used."""
+        try:
+            if abs(time.time() - os.stat(self.path).st_mtime) > _OLD:
+                os.utime(self.path)
+        except FileNotFoundError:
+            self._write()
+        except OSError:
+            pass
 
     def _fingerprint(self) -> object:
         """Return what is equal only as long as there is nothing new to say; objects in it are replaced, not changed."""
@@ -363,6 +408,8 @@ class Reporter:
         if not self.path:
             return True
         text = self.status().to_json()
+        if self._mirror is not None:
+            self._mirror.write(text)
         try:
             try:
                 statusfile.replace(self.path, text)
@@ -374,6 +421,7 @@ class Reporter:
             if not self._has_complained:
                 self._server.log.warning("Status file: %s", exc)
                 self._has_complained = True
+            self._remove()
             return False
         return True
 
@@ -408,7 +456,7 @@ class Reporter:
         cfg = server.cfg
         return Service(
             self._service_pid(),
-            str(cfg.proc_name),
+            service_name(cfg),
             "follow" if server.keeper is None and server.held is None else "stable",
             self._absolute(cfg.pidfile) if cfg.pidfile else None,
             str(cfg.chdir),
@@ -430,7 +478,8 @@ class Reporter:
         holder = self._service_pid()
         if holder != self._me.pid and all(master.pid != holder for master in others):
             others.append(self._holder(holder))
-        return others
+        # One that has ended by now has no start time, and would be taken for whoever has its pid.
+        return [master for master in others if master.start or not self._me.start]
 
     def _holder(self, pid: int) -> Master:
         if self._keeper is None:
@@ -468,6 +517,15 @@ class Reporter:
             draining_requests=requests,
             draining_workers=workers,
         )
+
+
+def service_name(cfg: Any) -> str:
+    """Return what a service is called: gunicorn's name for it, or `wsgi_app` where that is a default.
+
+    gunicorn names a process after the application only if that stands in the command line."""
+    default = cfg.settings["default_proc_name"]
+    is_default = cfg.settings["proc_name"].get() is None and default.get() == default.default
+    return str(cfg.wsgi_app if is_default and cfg.wsgi_app else cfg.proc_name)
 
 
 def revision(folder: str) -> str | None:

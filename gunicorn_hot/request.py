@@ -9,13 +9,14 @@ not granted is `refused`, with a reason.
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
 import signal
 import uuid
 from dataclasses import dataclass
 
-from gunicorn_hot import processes, statusfile
+from gunicorn_hot import statusfile
 
 COMMANDS = ("upgrade", "check", "abort", "rollback", "commit")
 SIGNAL = signal.SIGURG
@@ -47,7 +48,7 @@ def send(status_path: str, command: str, by: str = "") -> str:
     cannot be written or the signal not be sent. A request that meets a hand-over is found by the new master."""
     status = statusfile.read(status_path)
     master = status.master("serving")
-    if master is None or not processes.is_same(master.pid, master.start, status.written.boot):
+    if master is None or not status.is_alive(master):
         raise ProcessLookupError(f"{status_path}: the master that it names is gone")
     asked = Request(str(uuid.uuid4()), command, by)
     # Root asks a master that could not read root's own file.
@@ -72,7 +73,8 @@ def take(status_path: str) -> Request | None:
     except OSError as exc:
         raise RequestError(str(exc)) from None
     finally:
-        _remove(taken)
+        with contextlib.suppress(OSError):
+            os.unlink(taken)
     try:
         value = json.loads(text)
         found = Request(*(_short(value.get(key, "")) for key in ("id", "command", "by")))
@@ -88,10 +90,3 @@ def _short(value: object) -> str:
         raise TypeError(f"{value!r:.60} is no string")
     # It ends up in log lines.
     return "".join(character for character in value[:_LONGEST] if character.isprintable())
-
-
-def _remove(name: str) -> None:
-    try:
-        os.unlink(name)
-    except OSError:
-        pass

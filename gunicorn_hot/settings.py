@@ -102,9 +102,10 @@ class HotReadyTimeout(config.Setting):
     desc = """\
         Seconds that a new generation, or a single worker, may take to load the application.
 
-        Counted from SIGUSR2 until every worker is ready. When they are over, the new generation is ended and the
-        old one serves on. It also bounds each worker's boot outside of an upgrade, where ``timeout`` then only
-        counts from ready on. ``0``: no limit.
+        Counted from SIGUSR2 until every worker is ready; of workers that keep a processor busy only some load at a
+        time, see ``hot_boot_concurrency``. When they are over, the new generation is ended and the old one serves on.
+        It also bounds each worker's boot outside of an upgrade, where ``timeout`` then only counts from ready on.
+        ``0``: no limit.
         """
 
 

@@ -197,6 +197,14 @@ class Status:
         """Whether the process that wrote this is no more, so that none of it need be true any longer."""
         return not processes.is_same(self.written.pid, self.written.start, self.written.boot)
 
+    def is_alive(self, master: Master) -> bool:
+        """Whether one of its masters still is the process that it was, and runs."""
+        return processes.is_same(master.pid, master.start, self.written.boot)
+
+    def has_ended(self) -> bool:
+        """Whether none of the masters that it names is left."""
+        return self.is_stale() and not any(map(self.is_alive, self.masters))
+
     def master(self, role: str) -> Master | None:
         """Return the master that has this role, if there is one."""
         return next((master for master in self.masters if master.role == role), None)

@@ -9,14 +9,20 @@ from __future__ import annotations
 import os
 import stat
 import tempfile
+import time
 from pathlib import Path
 
+from gunicorn_hot.mirror import Mirror
 from gunicorn_hot.status import Status, StatusError, parse
 
 SUFFIX = ".json"
+#: s; a service that lives touches its file far more often.
+_FORGOTTEN = 86400.0
 
 #: In a hot master and in its workers: the path of the service's status file; "" when there is none.
 own_path = ""
+#: There too: what workers that cannot read it see of it; None when they can.
+mirror: Mirror | None = None
 
 
 def folders() -> list[str]:
@@ -46,6 +52,7 @@ def default(service: int) -> str:
         except OSError as exc:
             problems.append(str(exc))
         else:
+            _tidy(folder)
             return os.path.join(folder, f"{service}{SUFFIX}")
     raise OSError("; ".join(problems))
 
@@ -59,6 +66,24 @@ def _make_safe(folder: str) -> None:
         raise OSError(why)
     if not os.access(folder, os.W_OK | os.X_OK):
         raise OSError(f"{folder} cannot be written to")
+
+
+def _tidy(folder: str) -> None:
+    """Remove what services that were killed have left behind.
+
+    A day old, too: a service in another pid namespace, with the same folder, only looks as if it had ended."""
+    try:
+        names = os.listdir(folder)
+    except OSError:
+        return
+    for name in names:
+        path = os.path.join(folder, name)
+        try:
+            is_old = time.time() - os.lstat(path).st_mtime > _FORGOTTEN
+            if is_old and (not name.endswith(SUFFIX) or read(path).has_ended()):
+                os.unlink(path)
+        except (OSError, StatusError):
+            pass
 
 
 def remake_folder(path: str) -> None:

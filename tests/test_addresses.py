@@ -10,7 +10,7 @@ from collections.abc import Callable
 import gunicorn
 import pytest
 from outside import unnoticed
-from server import Service, free_port
+from server import Service, free_port, wait_gone
 
 #: Opens a socket and gives it away as descriptor 7, for ``bind = "fd://7"``.
 LAUNCH = """
@@ -59,3 +59,26 @@ def test_three_upgrades_and_a_stop(service: Service, kind: Callable[[Service], l
     assert "Traceback" not in service.log + service.read("output")
     with pytest.raises(OSError, match="refused"):
         service.connect()
+
+
+@pytest.mark.parametrize("why", ["release", "address"])
+def test_a_failed_upgrade_leaves_nothing_of_a_new_address(service: Service, why: str) -> None:
+    """`address`: another new one cannot be bound."""
+    service.configure(workers=1)
+    service.start()
+    with socket.create_server(("127.0.0.1", 0)) as taken:
+        binds = [service.address, f"unix:{service.folder}/new.sock"]
+        if why == "address":
+            binds.append(f"127.0.0.1:{taken.getsockname()[1]}")
+        service.configure(workers=1, bind=binds)
+        service.release("B" if why == "address" else "B broken")
+        new = service.begin_upgrade()
+        service.wait_log("Upgrade failed", timeout=30)      # gunicorn tries to bind for 5 s
+        wait_gone(new)
+    assert not (service.folder / "new.sock").exists()
+    assert service.ask().gen == "A"
+    service.release("C")
+    service.configure(workers=1, bind=binds[:2])
+    service.upgrade()
+    assert (service.folder / "new.sock").is_socket()
+    assert service.ask().gen == "C"

@@ -2,9 +2,13 @@
 
 from __future__ import annotations
 
+import importlib.util
 import json
+import shutil
+import signal
 import subprocess
 import sys
+import time
 from pathlib import Path
 from typing import Any
 
@@ -13,32 +17,40 @@ import pytest
 from bench.rivals import RIVALS
 
 ROOT = Path(__file__).resolve().parents[1]
-TIMEOUT = 120.0     # s; a bench that needs so long is stuck
+TIMEOUT = 300.0     # s; a bench that needs so long is stuck
 
-NAMES = ("upgrade", "cutover", "boot", "leave", "steady", "boot-load", "memory")
+NAMES = ("upgrade", "cutover", "boot", "leave", "steady", "boot-load", "memory", "endurance", "cost")
+PNG = b"\x89PNG"
 
 pytestmark = pytest.mark.skipif(sys.platform != "linux", reason="the benches need Linux's pidfds")
 
 
 def run(tmp_path: Path, name: str, *options: str) -> dict[str, Any]:
     """The result of one bench, read from its JSON; the printed table has the same cells."""
-    file = tmp_path / "records.json"
     done = subprocess.run(
-        [sys.executable, "-m", "bench", name, "--short", "--json", str(file), *options],
+        [sys.executable, "-m", "bench", name, "--short", "--out-dir", str(tmp_path), *options],
         cwd=ROOT, capture_output=True, text=True, timeout=TIMEOUT, check=False,
     )
     assert done.returncode == 0, done.stdout + done.stderr
     assert not done.stderr
-    written = json.loads(file.read_text(encoding="utf-8"))
+    written = json.loads((tmp_path / f"{name}.json").read_text(encoding="utf-8"))
     assert written["environment"]["cores"] > 0
     assert min(written["ceiling"].values()) > 0
-    (result,) = written["results"]
+    result = written["result"]
     assert result["name"] == name
     assert result["records"]
     lines = [[cell.strip() for cell in line.split("  ") if cell.strip()] for line in done.stdout.splitlines()]
     for row in (result["columns"], *result["rows"]):
         assert [cell.strip() for cell in row] in lines
     return dict(result)
+
+
+def picture_is_drawn(tmp_path: Path, name: str) -> bool:
+    """Whether there is one, as there must be with matplotlib."""
+    file = tmp_path / f"{name}.png"
+    if importlib.util.find_spec("matplotlib") is None:
+        return not file.exists()
+    return file.read_bytes().startswith(PNG)
 
 
 def test_upgrade_compares_windows_of_the_same_length(tmp_path: Path) -> None:
@@ -61,6 +73,7 @@ def test_cutover_has_a_side_with_clients_and_one_without(tmp_path: Path) -> None
         assert min(record[part] for part in ("boot_s", "pause_s", "open_s", "answer_s")) > 0
     assert idle["first_answer_s"] is None
     assert loaded["first_answer_s"] > 0
+    assert picture_is_drawn(tmp_path, "cutover")
 
 
 @pytest.mark.parametrize(("name", "sides"), [
@@ -73,12 +86,19 @@ def test_times_of_both_sides(tmp_path: Path, name: str, sides: tuple[str, str]) 
     assert min(record[side] for side in sides) > 0
 
 
-def test_steady_asks_both_sides(tmp_path: Path) -> None:
-    (record,) = run(tmp_path, "steady", "--worker", "gthread")["records"]
+def test_steady_asks_both_sides_and_counts_instructions_where_that_is_possible(tmp_path: Path) -> None:
+    result = run(tmp_path, "steady", "--worker", "gthread")
+    (record,) = result["records"]
 
     for side in ("hot", "stock"):
         assert record[side]["requests"] > 0
         assert record[side]["rate"] > 0
+    counts = record["instructions"]
+    if counts is None:
+        assert shutil.which("valgrind") is None
+        assert any("not available" in note for note in result["notes"])
+    else:
+        assert min(counts["hot"], counts["stock"]) > 1000
 
 
 def test_boot_load_has_windows_with_and_without_a_boot(tmp_path: Path) -> None:
@@ -97,6 +117,59 @@ def test_memory_of_both_sides(tmp_path: Path) -> None:
         assert record[side]["proportional_kib"] > record[side]["private_kib"] > 1000
 
 
+def test_cost_of_more_workers_and_of_idle_connections(tmp_path: Path) -> None:
+    result = run(tmp_path, "cost", "--upgrades", "1")
+
+    assert [tuple(row[:3]) for row in result["rows"]] == [
+        ("gthread", "1", "0"), ("gthread", "2", "0"), ("gthread", "2", "20")]
+    sampled = [record for record in result["records"] if "peak_mib" in record]
+    timed = [record for record in result["records"] if "cpu_s" in record]
+    assert (len(sampled), len(timed)) == (3, 3)
+    for record in sampled:
+        assert record["peak_mib"] > record["before_mib"] > 0
+    for record in timed:
+        assert record["cpu_s"] > 0
+        assert 0 < record["ready_s"] < record["answer_s"]
+        assert record["ready_s"] < record["gone_s"]
+        # By contract those who are idle are kept to the end of the drain, 5 s.
+        assert (record["gone_s"] - record["ready_s"] > 5) is (record["idle"] > 0)
+    assert sum("for each" in note for note in result["notes"]) == 2
+    assert picture_is_drawn(tmp_path, "cost")
+
+
+def test_endurance_looks_at_the_master_its_workers_and_the_holder(tmp_path: Path) -> None:
+    result = run(tmp_path, "endurance", "--upgrades", "2")
+
+    assert [(row[1], row[2]) for row in result["rows"]] == [("follow", "2"), ("stable", "2")]
+    for record in result["records"]:
+        assert record["took_s"] > 0
+        assert (record["holder"] is None) is (record["hot_pid"] == "follow")
+        for who in ("master", "worker_mean", "holder"):
+            if record[who]:
+                assert record[who]["descriptors"] > 3
+                assert record[who]["rss_mib"] > 1
+    assert picture_is_drawn(tmp_path, "endurance")
+
+
+def test_behind_nginx_each_way_is_measured_or_all_is_skipped_visibly(tmp_path: Path) -> None:
+    if shutil.which("nginx") is None:
+        done = subprocess.run(
+            [sys.executable, "-m", "bench", "nginx", "--short", "--out-dir", str(tmp_path)],
+            cwd=ROOT, capture_output=True, text=True, timeout=TIMEOUT, check=False,
+        )
+        assert done.returncode == 0, done.stdout + done.stderr
+        assert "skipped: not on the PATH" in done.stdout
+        return
+    result = run(tmp_path, "nginx")
+
+    sides = {record["server"]: record for record in result["records"]}
+    assert list(sides) == ["hot", "gunicorn-hup", "gunicorn-usr2-sleep", "gunicorn-usr2-kill"]
+    for record in sides.values():
+        assert {generation["name"] for generation in record["report"]["generations"]} == {"0", "1"}
+    assert sides["hot"]["report"]["failed"] == 0
+    assert sides["hot"]["error_log"] == []
+
+
 def test_rivals_are_measured_or_skipped_visibly(tmp_path: Path) -> None:
     result = run(tmp_path, "rivals", "--rival", "hot", "--rival", "uwsgi-chain")
 
@@ -108,6 +181,8 @@ def test_rivals_are_measured_or_skipped_visibly(tmp_path: Path) -> None:
     assert min(len(window["waits"]) for window in measured["hot"]["windows"]) > 0
     if "uwsgi-chain" not in measured:
         assert by_server["uWSGI: chain reload, lazy-apps"][1] == "skipped: not installed"
+    assert picture_is_drawn(tmp_path, "rivals")
+    assert set(measured["hot"]["report"]["clients"]) == {"new", "keep", "idle", "slow", "upload", "stream"}
 
 
 @pytest.mark.parametrize("name", ["unicorn", "puma-phased", "tableflip"])
@@ -129,6 +204,28 @@ def test_a_bad_release_is_followed_by_a_good_one(tmp_path: Path) -> None:
     assert record["requests"] > 0
 
 
+def test_a_run_that_is_interrupted_leaves_what_it_has(tmp_path: Path) -> None:
+    file = tmp_path / "bad-release.json"
+    command = [sys.executable, "-m", "bench", "bad-release", "--short", "--out-dir", str(tmp_path), "--rival", "hot"]
+    with subprocess.Popen(
+        [*command, "--fault", "import", "--fault", "500"], cwd=ROOT, stdout=subprocess.PIPE, text=True,
+    ) as bench:
+        try:
+            end = time.monotonic() + TIMEOUT
+            while not file.exists():
+                assert bench.poll() is None
+                assert time.monotonic() < end
+                time.sleep(0.05)
+            bench.send_signal(signal.SIGINT)
+            said, _ = bench.communicate(timeout=TIMEOUT)
+        finally:
+            bench.kill()
+
+    assert bench.returncode == 130, said
+    assert [record["fault"] for record in json.loads(file.read_text(encoding="utf-8"))["result"]["records"]] == [
+        "import"]
+
+
 def test_the_picture_of_the_readme(tmp_path: Path) -> None:
     pytest.importorskip("matplotlib", reason="for pictures: gunicorn_hot[plot]")
     file = tmp_path / "upgrade.png"
@@ -139,7 +236,7 @@ def test_the_picture_of_the_readme(tmp_path: Path) -> None:
 
     assert done.returncode == 0, done.stdout + done.stderr
     assert done.stdout.count("the longest wait of a new connection") == 2
-    assert file.read_bytes().startswith(b"\x89PNG")
+    assert file.read_bytes().startswith(PNG)
 
 
 @pytest.mark.slow
@@ -148,6 +245,6 @@ def test_every_worker_type_has_a_row(tmp_path: Path, name: str) -> None:
     pytest.importorskip("gevent")
     pytest.importorskip("uvicorn_worker")
 
-    result = run(tmp_path, name)
+    result = run(tmp_path, name, "--worker", "all")
 
     assert {row[0] for row in result["rows"]} == {"sync", "gthread", "gevent", "asgi", "uvicorn"}

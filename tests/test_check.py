@@ -128,6 +128,27 @@ def test_a_good_answer(status: str) -> None:
     check.judge("/healthz", Answer(status, b""))
 
 
+@pytest.mark.parametrize(
+    ("page", "text"),
+    [
+        # Flask's, for an exception.
+        ("<!doctype html>\n<html lang=en>\n<title>500 Internal Server Error</title>\n<h1>Internal Server Error</h1>\n"
+         "<p>The server encountered an internal error &amp; was unable to complete your request. Either the server is "
+         "overloaded or there is an error in the application.</p>",
+         "500 Internal Server Error Internal Server Error The server encountered an internal error & was unable to "
+         "complete your …"),
+        ("\n<html><head><style>body { color: red }</style><title>no table</title>", "no table"),
+        ("<html><title>no table</title><script>if (1 < 2)", "no table"),
+        ("<html><title>no table</title><a href='", "no table"),
+        ("1 < 2 and 3 > 2", "1 < 2 and 3 > 2"),
+    ],
+)  # fmt: skip
+def test_of_a_page_the_text_is_quoted(page: str, text: str) -> None:
+    with pytest.raises(NotReady) as raised:
+        check.judge("/x", Answer("500 Oh", page.encode()))
+    assert str(raised.value) == f"hot_check '/x' was answered '500 Oh': {text}"
+
+
 @pytest.mark.parametrize("status", ["400 Bad Request", "503 Service Unavailable", "100 Continue", "", "fine"])
 def test_a_bad_answer_is_quoted(status: str) -> None:
     with pytest.raises(NotReady, match=re.escape(f"hot_check '/x' was answered {status!r}: no data base")):

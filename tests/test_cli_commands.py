@@ -18,8 +18,9 @@ import pytest
 from commandline import Ran, about, finish, hot, start
 from server import Service, is_running, until, wait_gone
 
-from gunicorn_hot import cli
+from gunicorn_hot import cli, statusfile
 from gunicorn_hot.cli import following
+from gunicorn_hot.cli import service as service_module
 
 PIDS = ["follow", "stable"]
 
@@ -225,17 +226,92 @@ def test_a_request_that_another_one_has_overtaken(
 ) -> None:
     begin(service, hot_status_file=str(service.folder / "status.json"))
     monkeypatch.setattr(following, "_MENTION", 0.3)
+    service.signal(signal.SIGSTOP)
+
+    def overtake() -> None:
+        path = service.folder / "status.json.request"
+        until(path.exists, "the request")
+        statusfile.replace(str(path), '{"id": "another", "command": "check"}')
+        service.signal(signal.SIGCONT)
+
+    other = threading.Thread(target=overtake)
+    other.start()
+    code = cli.main(["upgrade", "--status-file", str(service.folder / "status.json")])
+    other.join()
+    assert code == 1
+    assert "overtaken by another request; nothing was done" in capsys.readouterr().err
+    assert [past["id"] for past in current(service)["history"]] == ["another"]
+
+
+def test_a_request_of_which_the_status_says_nothing(
+    service: Service, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """The upgrade may go on: it must not be said that there is none."""
+    begin(service, hot_status_file=str(service.folder / "status.json"))
+    monkeypatch.setattr(following, "_MENTION", 0.3)
     path = service.folder / "status.json.request"
     service.signal(signal.SIGSTOP)
-    first = threading.Timer(0.5, path.unlink)
-    first.start()
+
+    def take() -> None:
+        until(path.exists, "the request")
+        path.unlink()
+
+    master = threading.Thread(target=take)
+    master.start()
     try:
         code = cli.main(["upgrade", "--status-file", str(service.folder / "status.json")])
     finally:
-        first.join()
+        master.join()
         service.signal(signal.SIGCONT)
-    assert code == 1
-    assert "overtaken by another request; nothing was done" in capsys.readouterr().err
+    assert code == 4
+    assert "the request is gone, and the service says nothing of it since" in capsys.readouterr().err
+
+
+def test_a_status_file_that_somebody_removes_comes_back(service: Service) -> None:
+    begin(service)
+    service.release("B hold=go")
+    upgrade = upgrading(service, "upgrade")
+    service.wait_file("go.held", lines=1)
+    [path] = (service.folder / "gunicorn_hot").glob("*.json")
+    path.unlink()
+    until(path.exists, "the file again")
+    service.write("go")
+    ran = finish(upgrade)
+    assert (ran.code, ran.err) == (0, "")
+
+
+@pytest.mark.parametrize("hot_pid", PIDS)
+def test_an_upgrade_to_a_release_without_a_status(
+    service: Service, hot_pid: str, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    begin(service, hot_pid=hot_pid, hot_status_file=str(service.folder / "status.json"))
+    service.configure(hot_pid=hot_pid, hot_status_file="")
+    service.release("B")
+    monkeypatch.setattr(service_module, "REWRITE", 0.5)
+    code = cli.main(["upgrade", "--status-file", str(service.folder / "status.json")])
+    assert code == 4
+    assert "is still there, and writes no status any more" in capsys.readouterr().err
+    service.wait_log("Upgrade: done")
+    assert service.ask().gen == "B"
+    ran = hot(service, "status", "--status-file", service.folder / "status.json")
+    assert ran.code == 4
+    assert "died" not in ran.err
+
+
+def test_a_status_that_is_seen_through_a_process_that_ends(service: Service) -> None:
+    """So it is where the service has a /tmp of its own: through its old master's root."""
+    begin(service, hot_status_file=str(service.folder / "status.json"))
+    service.release("B hold=go")
+    path = f"/proc/{service.master}/root{service.folder}/status.json"
+    first = hot(service, "upgrade", "--status-file", path, "--timeout", "1")
+    assert first.code == 3, first
+    assert f"end it: gunicorn-hot abort --pid {service.master}" in first.err
+    second = upgrading(service, "upgrade", "--status-file", path)
+    service.wait_log("Upgrade: booting successor", count=2)
+    service.write("go")
+    ran = finish(second)
+    assert (ran.code, ran.err) == (0, "")
+    assert not is_running(service.master)
 
 
 @pytest.mark.parametrize("hot_pid", PIDS)
@@ -335,6 +411,22 @@ def test_commit_ends_the_probation(service: Service, hot_pid: str) -> None:
     assert ran.code == 0, ran
     assert finish(upgrade).code == 0
     assert service.ask().gen == "B"
+
+
+def test_a_commit_is_done_when_the_drain_begins(service: Service) -> None:
+    begin(service, hot_probation=600)
+    with service.held() as held:
+        service.release("B")
+        upgrade = upgrading(service, "upgrade")
+        wait_probation(service)
+        ran = hot(service, "commit")
+        assert ran.code == 0, ran
+        assert "committed" in ran.out.splitlines()[-1]
+        assert upgrade.poll() is None
+        service.write("go")
+        assert held.answer().gen == "A"
+    assert finish(upgrade).code == 0
+    assert "done when the old generation begins to drain" in hot(service, "commit", "--help").out
 
 
 @pytest.mark.parametrize("command", ["abort", "rollback", "commit"])
@@ -510,3 +602,25 @@ def test_with_gunicorns_control_socket_too(service: Service) -> None:
     assert ran.code == 0, ran
     assert current(service)["service"]["control_socket"] == str(service.folder / "ctl")
     service.master = serving(service)
+
+
+@pytest.mark.parametrize("when", ["booting", "probation", "draining"])
+def test_a_service_that_ends_with_its_pid_is_no_upgrade_that_is_done(service: Service, when: str) -> None:
+    begin(service, hot_pid="stable", hot_probation=600 if when == "probation" else 0.2)
+    with service.connect() as connection:
+        if when == "draining":
+            connection.send_request("/hold?file=never")
+            service.wait_file("never.held", lines=1)
+        service.release("B hold=never" if when == "booting" else "B")
+        upgrade = upgrading(service, "upgrade")
+        if when == "booting":
+            service.wait_file("never.held", lines=1)
+        elif when == "probation":
+            wait_probation(service)
+        else:
+            service.wait_log("committed to successor")
+        service.signal(signal.SIGKILL)
+        ran = finish(upgrade)
+        service.write("never")
+    assert ran.code == 4, ran
+    assert re.search("the service has (ended|died)", ran.err), ran

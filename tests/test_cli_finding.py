@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import dataclasses
 import os
+import shutil
 import subprocess
 import sys
 import tempfile
 from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 import commandline
@@ -127,12 +129,32 @@ def test_a_pid_that_is_another_process_by_now_is_not_the_service(runtime: Runtim
     assert f"process {neighbour} is no service" in runtime.status("--pid", neighbour).err
 
 
+def test_a_service_that_nobody_has_reaped_has_died(runtime: Runtime) -> None:
+    with subprocess.Popen([sys.executable, "-c", "input()"], stdin=subprocess.PIPE) as popen:
+        runtime.put(popen.pid)
+        assert popen.stdin is not None
+        popen.stdin.close()
+        os.waitid(os.P_PID, popen.pid, os.WEXITED | os.WNOWAIT)
+        ran = runtime.status("--pid", popen.pid)
+    assert ran.code == 4
+    assert f"there is no process {popen.pid} that runs; the service has died: shop:app in /srv/shop" in ran.err
+
+
 def test_a_process_that_is_no_service(runtime: Runtime, neighbour: int) -> None:
     runtime.put(os.getpid())
     ran = runtime.status("--pid", neighbour)
     assert ran.code == 4
     assert f"process {neighbour} is no service with gunicorn_hot" in ran.err
     assert "--status-file" in ran.err
+
+
+def test_a_worker_is_not_its_service(runtime: Runtime, neighbour: int) -> None:
+    start = processes.start_time(os.getpid())
+    master = Master("serving", os.getpid(), start, 1.0, 3, workers=[Worker(neighbour, "serving", 0.0)])
+    runtime.put(os.getpid(), masters=[master])
+    ran = runtime.status("--pid", neighbour)
+    assert ran.code == 4
+    assert f"process {neighbour} is a worker; its service: --pid {os.getpid()}" in ran.err
 
 
 def test_no_such_process(runtime: Runtime, dead: int) -> None:
@@ -169,6 +191,37 @@ def test_a_status_file_that_is_not_there(runtime: Runtime) -> None:
     ran = runtime.status("--status-file", runtime.folder / "none.json")
     assert ran.code == 4
     assert "no service: it has ended, or writes another file" in ran.err
+
+
+@contextmanager
+def unwritable(folder: Path) -> Iterator[None]:
+    """Let nobody write to a folder, not even root."""
+    if os.geteuid() != 0:
+        folder.chmod(0o500)
+    elif shutil.which("chattr") is None or subprocess.run(["chattr", "+i", folder], check=False).returncode:
+        pytest.skip("this file system cannot keep root from writing to a folder")
+    try:
+        yield
+    finally:
+        if os.geteuid() == 0:
+            subprocess.run(["chattr", "-i", folder], check=True)
+        folder.chmod(0o700)
+
+
+def test_what_cannot_be_written_any_more_is_doubted(runtime: Runtime, dead: int) -> None:
+    path, old = runtime.put(os.getpid()), runtime.put(dead)
+    with unwritable(runtime.folder):
+        ran = runtime.status("--status-file", path)
+        assert ran.code == 0
+        assert ran.out.startswith(f"{runtime.folder} cannot be written to: the status there may be outdated; it is of")
+        ran = commandline.run(runtime.env, "upgrade", "--status-file", path)
+        assert (ran.code, ran.out) == (4, "")
+        assert f"this service cannot be asked: {runtime.folder} cannot be written to" in ran.err
+        ran = runtime.status("--status-file", old)
+        assert ran.code == 4
+        assert "the status there may be outdated; its master" in ran.err
+        assert "has died" not in ran.err
+    assert "cannot be written" not in runtime.status("--status-file", path).out
 
 
 NOBODY = 65534

@@ -69,6 +69,14 @@ def test_words_for_each_outcome(outcome: str, words: str) -> None:
     assert found.outcome == outcome
 
 
+def test_an_old_master_that_has_died_has_not_told_what_it_cut() -> None:
+    past = Past("mine", 7, 3, 4, NOW, 2.2, "done", Phases(1.0), reason="the old master died while it drained")
+    text = progress.ended(past, STATUS).text
+    assert text == (
+        "done in 2.2 s: generation 4 serves, 0 requests known to be cut; the old master died while it drained"
+    )
+
+
 def test_somebody_elses_upgrade_is_not_ours() -> None:
     assert progress.step(STATUS, "another") is None
     assert progress.refusal(STATUS, "mine") is None
@@ -121,6 +129,30 @@ def test_a_status_in_tables() -> None:
     [past] = [line for line in lines if " done" in line]
     assert "2.2s" in past
     assert "3 > 4" in past
+
+
+def test_who_is_old_and_who_is_new_in_an_upgrade() -> None:
+    def roles(old: Master, new: Master) -> list[str]:
+        return [row[1] for row in show.masters(dataclasses.replace(STATUS, masters=[old, new]), NOW).rows]
+
+    def master(role: str, *states: str) -> Master:
+        return Master(role, 10, 1, NOW, workers=[Worker(11, state, NOW) for state in states])
+
+    assert roles(master("serving", "serving"), master("successor")) == ["serving", "new, booting"]
+    assert roles(master("serving", "serving"), master("successor", "ready", "booting")) == ["serving", "new, booting"]
+    assert roles(master("serving", "serving"), master("successor", "ready", "ready")) == ["serving", "new, ready"]
+    assert roles(master("serving", "paused"), master("successor", "serving")) == ["old, paused", "new, serving"]
+    assert roles(master("draining", "draining"), master("serving", "serving")) == ["old, draining", "serving"]
+    assert roles(master("holder"), master("of a later release")) == ["holder", "of a later release"]
+
+
+def test_a_long_reason_is_cut_in_the_table() -> None:
+    past = dataclasses.replace(STATUS.history[0], reason="x" * 500)
+    [*_, line] = show.plain(dataclasses.replace(STATUS, history=[past]), NOW)
+    assert line.endswith(" " + "x" * 79 + "…")
+    past = dataclasses.replace(past, reason="x" * 80 + "\nmore")
+    [*_, line] = show.plain(dataclasses.replace(STATUS, history=[past]), NOW)
+    assert line.endswith(" " + "x" * 80)
 
 
 def test_nothing_in_a_status_steers_a_terminal() -> None:

@@ -2,14 +2,18 @@
 
 from __future__ import annotations
 
+import asyncio
+import errno
+import logging
 import os
 import re
 import signal
 import stat
 import sys
 import threading
-from collections.abc import Iterator
+from collections.abc import Coroutine, Iterator
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -17,6 +21,8 @@ from gunicorn.ctl.client import ControlClient, ControlClientError
 from held import EITHER_PID, Held, either
 from outside import settle
 from server import Service, until, wait_gone
+
+from gunicorn_hot.control import ControlServer
 
 
 @pytest.fixture(params=EITHER_PID)
@@ -196,3 +202,28 @@ def test_shutdown_ends_the_service(service: Service) -> None:
     until(service.is_empty, "the end of all processes")
     assert not (service.folder / "ctl").exists()
     assert not (service.folder / "pid").exists()
+
+
+def test_a_server_whose_loop_fails_delays_no_fork_and_leaves_nothing(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def run(serve: Coroutine[Any, Any, None]) -> None:
+        serve.close()
+        raise OSError(errno.EMFILE, "Too many open files")
+
+    monkeypatch.setattr(asyncio, "run", run)
+    arbiter = SimpleNamespace(log=logging.getLogger("test"), reporter=None)
+    server: Any = ControlServer(arbiter, str(tmp_path / "ctl"), 0o600)
+    server.start()
+    server._thread.join(20)
+    assert server._serves.is_set(), "the next fork would wait for it"
+    server._stop_for_fork()
+    server._restart_after_fork()
+    server._thread.join(20)
+    # gunicorn speaks to a loop although it has ended.
+    server._loop, server._server = asyncio.new_event_loop(), object()
+    server._loop.close()
+    with pytest.raises(RuntimeError, match="closed"):
+        server.stop()
+    assert not (tmp_path / "ctl").exists()
+    assert server._listening.fileno() == -1

@@ -26,6 +26,7 @@ import re
 import shutil
 import signal
 import subprocess
+import sys
 from collections.abc import Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import contextmanager, suppress
@@ -197,7 +198,7 @@ class Reader:
     def _is_installed(self, what: str) -> None:
         for word in re.findall(r"[^\s'\"]+", what):
             name, _, extra = word.rstrip("]").partition("[")
-            if name not in {"-q", "--upgrade", "gunicorn_hot", "."}:
+            if name not in {"-q", "--upgrade", "gunicorn_hot", ".", "/path/to/the/checkout"}:
                 importlib.metadata.distribution(name)
             elif extra:
                 assert re.search(rf"^{extra} =$", (REPOSITORY / "setup.cfg").read_text(), re.M), f"no extra: {word}"
@@ -304,6 +305,36 @@ def test_links_lead_somewhere(page: Path) -> None:
     assert [link for link in links if "://" not in link and not (page.parent / link).exists()] == []
 
 
+# --- the reference
+
+
+def generate(*arguments: str, docs: Path = REPOSITORY / "docs") -> subprocess.CompletedProcess[str]:
+    return subprocess.run(
+        [sys.executable, docs / "generate.py", *arguments], env={**os.environ, "PYTHONPATH": str(REPOSITORY)},
+        stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, timeout=TIMEOUT,
+        check=False,
+    )
+
+
+def test_the_reference_is_what_the_code_says() -> None:
+    ended = generate("--check")
+    assert ended.returncode == 0, ended.stdout
+
+
+def test_an_outdated_reference_is_seen_and_brought_up_to_date(tmp_path: Path) -> None:
+    docs = tmp_path / "docs"
+    shutil.copytree(REPOSITORY / "docs", docs)
+    page = docs / "reference" / "settings.md"
+    fine = page.read_text()
+    page.write_text(fine.replace("Default: `60`", "Default: `61`"))
+    ended = generate("--check", docs=docs)
+    said = "docs/reference/settings.md is not what the code says; run: python docs/generate.py\n"
+    assert (ended.returncode, ended.stdout) == (1, said)
+    ended = generate(docs=docs)
+    assert (ended.returncode, ended.stdout) == (0, "wrote docs/reference/settings.md\n")
+    assert page.read_text() == fine
+
+
 # --- the reader is not easily satisfied
 
 
@@ -316,6 +347,7 @@ def test_links_lead_somewhere(page: Path) -> None:
         ("<!-- test: needs systemd -->\n```console\n$ echo 1\n```", "could be run"),
         ("<!-- test: needs docker -->\n```console\n$ docker build examples/nothing\n```", "no such file"),
         ("<!-- test: install -->\n```console\n$ pip install gunicorn_hot[nothing]\n```", "no extra"),
+        ("<!-- test: install -->\n```console\n$ pip install '/path/to/the/checkout[nothing]'\n```", "no extra"),
         ('```python title="examples/hot.conf.py"\nbind = "nowhere"\n```', "not in examples/hot.conf.py"),
         ("<!-- test: skip -->\n```console\n$ false\n```", "skip"),
     ],

@@ -44,6 +44,18 @@ def test_a_failure_is_seen(tmp_path: Path, commands: dict[str, str]) -> None:
     assert "failed: 500 INTERNAL SERVER ERROR" in ended.stdout
 
 
+def test_a_server_that_ends_is_not_waited_for(tmp_path: Path, commands: dict[str, str]) -> None:
+    """As it does without the package that the example needs: the reason is said, and not where the script gave up."""
+    folder = tmp_path / "flask"
+    shutil.copytree(EXAMPLES / "flask", folder)
+    (folder / "app.py").write_text("import a_package_that_is_missing\n")
+    ended = run("upgrade_under_load.py", str(folder), env=commands)
+    assert ended.returncode == 1, ended.stdout
+    assert ended.stdout.startswith("the server has ended\n"), ended.stdout
+    assert "ModuleNotFoundError: No module named 'a_package_that_is_missing'" in ended.stdout
+    assert "upgrade_under_load.py" not in ended.stdout
+
+
 def behind_nginx(worker: str, *arguments: str, env: dict[str, str]) -> None:
     missing = [program for program in ("nginx", "ab") if shutil.which(program) is None]
     if missing:

@@ -20,6 +20,7 @@ from server import Connection, Service, until
 
 from gunicorn_hot import processes, statsd, statusfile
 from gunicorn_hot import status as status_module
+from gunicorn_hot.mirror import Mirror
 from gunicorn_hot.status import Durations, Master, Past, Phases, Status, Totals, Upgrade, Worker, Written
 
 prometheus = pytest.importorskip("prometheus_client", reason="for Prometheus: gunicorn_hot[prometheus]")
@@ -271,3 +272,57 @@ def test_prometheus_is_told_that_nothing_is_known(tmp_path: Path, status: Status
         statusfile.replace(str(path), dataclasses.replace(status, written=written).to_json())
 
     assert collected(None if what == "no service" else path) == ["gunicorn_hot_up 0.0"]
+
+
+def test_what_another_user_has_to_say_is_not_that_there_is_nothing(
+    tmp_path: Path, status: Status, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    path = tmp_path / "status.json"
+    statusfile.replace(str(path), status.to_json())
+    if os.geteuid() == 0:
+        os.chown(path, 4711, -1)
+    uid = path.stat().st_uid
+    monkeypatch.setattr(os, "geteuid", lambda: uid + 1)
+    assert collected(path) == []
+
+
+def test_a_mirror_shows_what_is_whole(monkeypatch: pytest.MonkeyPatch, status: Status) -> None:
+    mirror = Mirror()
+    monkeypatch.setattr(statusfile, "mirror", mirror)
+    assert collected(None) == []
+    shown = dataclasses.replace(status, written=dataclasses.replace(status.written, pid=os.getppid()))
+    mirror.write(shown.to_json())
+    assert collected(None)[:2] == ["gunicorn_hot_up 1.0", "gunicorn_hot_generation 5.0"]
+    # A master that is not the parent any more.
+    mirror.write(status.to_json())
+    assert collected(None) == ["gunicorn_hot_up 0.0"]
+    mirror.write("")
+    assert collected(None) == []
+    mirror.write("x" * 10**7)
+    assert mirror.read() == b""
+    # The writer is in the middle of it.
+    mirror.write(shown.to_json())
+    mirror._memory[20:21] = b"\0"
+    assert collected(None) == []
+
+
+@pytest.mark.skipif(os.geteuid() != 0, reason="needs root, for workers of another user")
+def test_workers_of_another_user_are_shown_the_status(service: Service) -> None:
+    # They need not be able to read the interpreter's own files.
+    service.configure(workers=1, user="nobody", preload_app=True)
+    service.write("scraped.py", SCRAPED)
+    service.start([*service.command()[:-1], "scraped:app"])
+    assert process_user(service.workers()[0]) != 0
+
+    def scraped() -> dict[str, float]:
+        return figures(service.ask("/metrics").body)
+
+    until(lambda: scraped().get('workers{state="serving"}') == 1, "the worker in the metrics")
+    assert (scraped()["up"], scraped()["generation"]) == (1, 1)
+    service.upgrade("B")
+    until(lambda: scraped().get('upgrades_total{outcome="done"}') == 1, "the upgrade in the metrics")
+    assert (scraped()["up"], scraped()["generation"], scraped()["upgrade_running"]) == (1, 2, 0)
+
+
+def process_user(pid: int) -> int:
+    return os.stat(f"/proc/{pid}").st_uid

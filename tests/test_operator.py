@@ -5,13 +5,15 @@ from __future__ import annotations
 import json
 import os
 import re
+import resource
 import signal
+import time
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import pytest
-from server import DEADLINE, Service, until, wait_gone
+from server import DEADLINE, Service, title, until, wait_gone
 
 from gunicorn_hot import request, statusfile
 from gunicorn_hot.status import Past, Status
@@ -284,6 +286,71 @@ def test_the_status_comes_back_when_somebody_has_tidied_up(service: Service) -> 
     service.upgrade("B")
     assert wait(service, lambda s: s.generation == 2 and s.upgrade is None, "the new generation").history
     assert statusfile.unsafe(str(found.parent)) == ""
+
+
+def test_the_status_of_a_quiet_service_survives_who_tidies_up(service: Service) -> None:
+    service.configure(workers=1)
+    service.start()
+    found = Path(path(service))
+    # Whoever removes what was not used for days.
+    long_ago = time.time() - 9 * 86400
+    os.utime(found, (long_ago, long_ago))
+    until(lambda: found.stat().st_mtime > long_ago + 86400, "a file that looks used")
+    # Whoever removes all.
+    found.unlink()
+    until(found.exists, "the status again, although nothing has changed")
+    found.unlink()
+    found.parent.rmdir()
+    until(found.exists, "the folder again")
+    assert statusfile.read(found).state == "serving"
+    assert statusfile.unsafe(str(found.parent)) == ""
+
+
+def test_a_status_that_cannot_be_written_is_not_left_as_it_was(service: Service) -> None:
+    service.configure(workers=1)
+    service.start()
+    found = Path(path(service))
+    limits = resource.prlimit(service.master, resource.RLIMIT_FSIZE, (1, -1))
+    ask(service, "rollback")
+    until(lambda: not found.exists(), "the end of what is not true any more")
+    resource.prlimit(service.master, resource.RLIMIT_FSIZE, limits)
+    wait(service, lambda s: s.refused, "what has happened meanwhile")
+
+
+@pytest.mark.parametrize("hot_pid", ["follow", "stable"])
+def test_a_release_that_writes_none_leaves_none_of_its_predecessor(service: Service, hot_pid: str) -> None:
+    service.configure(workers=1, hot_pid=hot_pid)
+    service.start()
+    found = path(service)
+    service.configure(workers=1, hot_pid=hot_pid, hot_status_file="")
+    with service.held() as held:
+        new = service.begin_drain()
+        until(lambda: not os.path.exists(found), "the end of what is not true any more")
+        service.signal(signal.SIGKILL, new)
+        wait(service, lambda s: s.written.pid == service.master and s.upgrade is None, "the old master's word again")
+        service.write("go")
+        assert held.answer().gen == "A"
+    mark = service.mark()
+    new = service.begin_upgrade()
+    service.wait_log("Upgrade: done", after=mark)
+    if hot_pid == "follow":
+        wait_gone(service.master)
+    else:
+        until(lambda: "gunicorn_hot" in title(service.master) or "holder" in title(service.master), "a holder")
+    assert not os.path.exists(found)
+    service.master = new
+
+
+def test_a_stock_gunicorn_to_which_the_service_was_left_has_no_status(service: Service) -> None:
+    service.configure(workers=1, hot_leave=True, hot_ready_timeout=4)
+    service.start()
+    found = path(service)
+    service.configure(workers=1, hook=None)
+    service.release("B")
+    service.begin_upgrade()
+    wait_gone(service.master)
+    assert service.ask().gen == "B"
+    assert not os.path.exists(found)
 
 
 def test_a_check_of_a_broken_release_changes_nothing(service: Service) -> None:

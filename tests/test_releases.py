@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import shutil
+import signal
 import subprocess
 import sys
 from pathlib import Path
@@ -15,7 +16,7 @@ from outside import unnoticed
 from server import REPOSITORY, Service, until
 
 APP = """
-import json, os, sys
+import json, os, sys, time
 from pathlib import Path
 HERE = Path(__file__).resolve().parent
 FACTS = {"prefix": sys.prefix, "python": list(sys.version_info[:2]), "folder": os.getcwd(), "SHOP": os.environ["SHOP"]}
@@ -24,6 +25,12 @@ with open(HERE / "loaded", "a") as loaded:
 
 def app(environ, start_response):
     body = json.dumps(FACTS).encode()
+    if environ["PATH_INFO"] == "/late":
+        (HERE / "late.held").touch()
+        while not (HERE / "go").exists():
+            time.sleep(0.01)
+        import late
+        body = late.RELEASE.encode()
     headers = [("X-Gen", HERE.name), ("X-Pid", str(os.getpid())), ("Content-Length", str(len(body)))]
     start_response("200 OK", headers)
     return [body]
@@ -55,6 +62,7 @@ def release(service: Service, name: str, python: str = sys.executable, **setting
     folder = service.folder / "releases" / name
     folder.mkdir(parents=True)
     (folder / "app.py").write_text(APP)
+    (folder / "late.py").write_text(f'RELEASE = "{name}"')
     subprocess.run([python, "-m", "venv", "--without-pip", folder / "venv"], check=True, stdin=subprocess.DEVNULL)
     # gunicorn and the plug-in are the tester's; nothing of them is compiled.
     (packages,) = (folder / "venv" / "lib").glob("python3.*/site-packages")
@@ -73,7 +81,7 @@ def release(service: Service, name: str, python: str = sys.executable, **setting
 
 def command(service: Service) -> list[str]:
     """Return what starts any release: the link is looked at by whoever executes it."""
-    script = "set -a; . ./shop.env; cd current; exec ./venv/bin/gunicorn -c gunicorn.conf.py app:app"
+    script = "set -a; . ./shop.env; cd -P current; exec ./venv/bin/gunicorn -c gunicorn.conf.py app:app"
     return ["sh", "-c", f"cd {service.folder}; {script}"]
 
 
@@ -124,6 +132,27 @@ def test_each_release_has_its_environment_folder_and_variables(service: Service)
         assert service.ask().gen == "C"
     assert service.pid_in() == first
     service.stop()
+
+
+def test_an_old_release_imports_its_own_modules(service: Service) -> None:
+    """The link names the next release by then; `cd` without -P would leave it in the path of the modules."""
+    release(service, "A")
+    release(service, "B")
+    start(service)
+    put_in_service(service, "B")
+    # A worker that is born again...
+    service.signal(signal.SIGKILL, service.workers()[0])
+    service.wait_file("releases/A/loaded", lines=3)
+    with service.connect() as connection:
+        connection.send_request("/late")
+        service.wait_file("releases/A/late.held")
+        service.begin_upgrade()
+        service.wait_log("committed to successor")
+        # ...and one that drains.
+        service.write("releases/A/go")
+        assert connection.answer().body == b"A"
+    service.wait_log("Upgrade: done")
+    assert service.ask().gen == "B"
 
 
 def test_another_python(service: Service) -> None:

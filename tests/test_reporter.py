@@ -7,8 +7,9 @@ from types import SimpleNamespace
 from typing import Any
 
 import pytest
+from gunicorn.config import Config
 
-from gunicorn_hot.reporter import Reporter, revision
+from gunicorn_hot.reporter import Reporter, revision, service_name
 
 
 @pytest.fixture
@@ -60,3 +61,20 @@ def test_the_revision(tmp_path: Any, monkeypatch: pytest.MonkeyPatch) -> None:
     assert revision(str(tmp_path)) == "abc"
     monkeypatch.setenv("SOURCE_VERSION", "def")
     assert revision(str(tmp_path)) == "def"
+
+
+@pytest.mark.parametrize(
+    ("settings", "name"),
+    [
+        ({}, "gunicorn"),
+        ({"wsgi_app": "shop:app"}, "shop:app"),
+        # gunicorn has set it, from the command line, which has precedence.
+        ({"wsgi_app": "shop:app", "default_proc_name": "other:app"}, "other:app"),
+        ({"wsgi_app": "shop:app", "proc_name": "shop"}, "shop"),
+    ],
+)
+def test_the_name_of_a_service(settings: dict[str, str], name: str) -> None:
+    cfg = Config()
+    for setting, value in settings.items():
+        cfg.set(setting, value)
+    assert service_name(cfg) == name

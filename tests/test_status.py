@@ -7,6 +7,7 @@ import json
 import os
 import subprocess
 import sys
+import time
 from pathlib import Path
 from typing import Any
 
@@ -195,6 +196,20 @@ def test_all_services_of_a_user_are_found(runtime: Path) -> None:
         statusfile.replace(statusfile.default(pid), "{}")
     (runtime / "7.json.request").write_text("")
     assert statusfile.find() == [f"{runtime}/7.json", f"{runtime}/8.json"]
+
+
+def test_what_killed_services_have_left_is_removed_after_a_day(runtime: Path) -> None:
+    gone = dataclasses.replace(FULL, written=dataclasses.replace(MINE, start=MINE.start + 1), masters=[])
+    old = {"1.json": FULL.to_json(), "2.json": gone.to_json(), "3.json": '{"version": 2}', "2.json.request": "{}",
+           ".2.json.x": "", "5.json": dataclasses.replace(gone, masters=FULL.masters).to_json()}  # fmt: skip
+    statusfile.default(7)
+    for name, text in old.items():
+        (runtime / name).write_text(text)
+        os.utime(runtime / name, (time.time() - 90_000,) * 2)
+    (runtime / "4.json").write_text(gone.to_json())
+    statusfile.default(7)
+    # It lives; it is of another release; somebody of it lives; it looks as if it had ended, but not for long.
+    assert sorted(os.listdir(runtime)) == ["1.json", "3.json", "4.json", "5.json"]
 
 
 # --- the file

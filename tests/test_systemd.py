@@ -167,6 +167,21 @@ def test_a_failed_upgrade_ends_the_reload(service: Service, manager: Listener, h
     assert len(story) == 5
 
 
+def test_a_successor_that_is_killed_is_no_reason_to_speak_of_another_upgrade(
+    service: Service, manager: Listener
+) -> None:
+    service.configure(workers=1, hot_probation=60)
+    service.start()
+    manager.wait("STATUS=Serving, generation 1")
+    at = len(manager.told)
+    service.release("B")
+    successor = service.begin_upgrade()
+    manager.wait("STATUS=Upgrading: in probation")
+    service.signal(signal.SIGKILL, successor)
+    manager.wait("STATUS=Serving, generation 1; upgrade failed: .*")
+    assert not [line for line in manager.story(at) if "again" in line]
+
+
 @pytest.mark.parametrize("hot_pid", ["stable", "follow"])
 def test_a_successor_that_is_given_up_does_not_say_that_the_service_stops(
     service: Service, manager: Listener, hot_pid: str

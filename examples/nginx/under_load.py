@@ -25,7 +25,7 @@ from pathlib import Path
 HERE = Path(__file__).resolve().parent
 sys.path.insert(0, str(HERE.parent))
 
-from upgrade_under_load import LONGEST_WAIT, Output, Server, free_address  # noqa: E402 (it is in the folder above this one)
+from upgrade_under_load import LONGEST_WAIT, Failed, Output, Server, free_address  # noqa: E402 (it is in the folder above this one)
 
 SKIPPED = 77
 WORKERS = {"gthread": "wsgi:app", "gevent": "wsgi:app", "asgi": "asgi:app", "uvicorn_worker.UvicornWorker": "asgi:app"}
@@ -132,7 +132,11 @@ def main() -> int:
         folder = Path(temporary, "nginx")
         shutil.copytree(HERE, folder, ignore=shutil.ignore_patterns("RELEASE", "hot.pid", "__pycache__"))
         Path(temporary).chmod(0o755)
-        fine = run(folder, options.worker, options.upgrades, options.requests, options.clients, options.verbose)
+        try:
+            fine = run(folder, options.worker, options.upgrades, options.requests, options.clients, options.verbose)
+        except Failed as exc:
+            print(exc)
+            return 1
     return 0 if fine else 1
 
 

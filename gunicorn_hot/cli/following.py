@@ -48,21 +48,28 @@ def follow(
     more, or it does not answer."""
     last: Step | None = None
     asked = idle_since = time.monotonic()
+    read_at = time.time()
 
     def look(status: Status) -> bool:
-        nonlocal last, idle_since
+        nonlocal last, idle_since, read_at
         if (reason := refusal(status, request)) is not None:
             raise Refused(f"refused: {reason}")
-        if service.is_unread(request) and time.monotonic() > asked + ANSWER:
-            service.withdraw()
-            raise Gone(f"the master has not read the request in {ANSWER:g}s; it is withdrawn")
+        is_unread = service.is_unread(request)
+        if is_unread:
+            read_at = time.time()
+            if time.monotonic() > asked + ANSWER:
+                service.withdraw()
+                raise Gone(f"the master has not read the request in {ANSWER:g}s; it is withdrawn")
         found = step(status, upgrade or request)
         if found is None:
-            if status.upgrade is not None or service.is_unread(request):
+            if status.upgrade is not None or is_unread:
                 idle_since = time.monotonic()  # it is behind that one, or still drains beside it, or is not known yet
             elif time.monotonic() > idle_since + _MENTION:
-                if last is None:
+                if last is None and status.written.at > read_at:
                     raise Refused("it was overtaken by another request; nothing was done")
+                if last is None:
+                    # Nothing that was overtaken leaves the status as it was: it may be that it cannot be written.
+                    raise Gone("the request is gone, and the service says nothing of it since; its log may")
                 raise Gone(f"the service cannot say any more how this went; it is of generation {status.generation}")
             return False
         last = found

@@ -16,7 +16,7 @@ Examples:
   gunicorn-hot status --json
 
 Exit codes:
-  0    done
+  0    done; with --no-wait: asked for; check: an upgrade would work
   1    failed, refused or rolled back; the old generation serves
   2    wrong usage, or several services and none was named
   3    --timeout is over; the upgrade goes on
@@ -83,7 +83,7 @@ def make_parser(version: str) -> argparse.ArgumentParser:
     add("check", "start the new release beside the old one, up to ready, with no traffic, and end it", service, wait)
     add("abort", "end the new generation before it is committed; the old one serves", service, wait)
     add("rollback", "give the service back to the old generation, in probation", service, wait)
-    add("commit", "end the probation now", service, wait)
+    add("commit", "end the probation now; it is done when the old generation begins to drain", service, wait)
     add("status", "show generations, workers and the last upgrades", service)
     add("watch", "show the same, and each change as it happens, until Ctrl-C", service)
     demo = add("demo", "upgrade an example under load in a temporary folder, and draw what its clients saw")

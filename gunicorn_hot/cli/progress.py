@@ -92,10 +92,12 @@ def ended(past: Past, status: Status) -> Step:
     """Return how an upgrade has ended; `status` tells who serves now."""
     took = f"{past.duration:.1f} s"
     if past.outcome == "done":
-        text = (
-            f"done in {took}: generation {past.generation_to} serves ({_phases(past.phases)}), "
-            f"{count(past.cut, 'request')} cut"
-        )
+        text = f"done in {took}: generation {past.generation_to} serves"
+        if past.reason:
+            # Not by the rules: an old master that has died has told neither how long it took nor what was cut.
+            text = f"{text}, {count(past.cut, 'request')} known to be cut; {past.reason}"
+        else:
+            text = f"{text} ({_phases(past.phases)}), {count(past.cut, 'request')} cut"
     elif past.outcome == "checked":
         text = f"checked in {took}: the new release boots, an upgrade would work; nothing was changed"
     else:

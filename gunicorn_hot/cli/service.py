@@ -11,19 +11,12 @@ from pathlib import Path
 from gunicorn_hot import processes, request, statusfile
 from gunicorn_hot.cli.errors import Ambiguous, Gone, Refused
 from gunicorn_hot.cli.watching import Watch
-from gunicorn_hot.status import Master, Status, StatusError, parse
+from gunicorn_hot.status import Status, StatusError, parse
 
 #: s for a master that lives to write on, after the one that wrote has died.
 SUCCESSION = 30.0
-
-
-def is_alive(master: Master, status: Status) -> bool:
-    return processes.is_same(master.pid, master.start, status.written.boot)
-
-
-def has_ended(status: Status) -> bool:
-    """Whether none of the masters that it names is left."""
-    return status.is_stale() and not any(is_alive(master, status) for master in status.masters)
+#: s for a master that lives to write its file again, if somebody has removed it; it looks once a second.
+REWRITE = 5.0
 
 
 def moment(wall: float) -> str:
@@ -41,9 +34,12 @@ class Service:
     """A service, by its status file."""
 
     def __init__(self, path: Path) -> None:
-        self.path = path
+        #: As the operator would write it.
+        self.name = path
+        self.path = _lasting(path)
         self._stale_since: float | None = None
-        self._was_read = False
+        self._missing_since: float | None = None
+        self._last: Status | None = None
 
     def read(self, watch: Watch | None = None) -> Status:
         """Return what it says now, and have its masters watched.
@@ -52,17 +48,40 @@ class Service:
         try:
             status = parse(statusfile.read_own(str(self.path)))
         except FileNotFoundError:
-            why = "the service has ended" if self._was_read else "no service: it has ended, or writes another file"
-            raise Gone(f"{why} (no status file {self.path})") from None
+            return self._missing()
         except (OSError, StatusError) as exc:
-            raise Gone(f"{self.path} cannot be read: {getattr(exc, 'strerror', None) or exc}") from None
-        self._was_read = True
+            raise Gone(f"{self.name} cannot be read: {getattr(exc, 'strerror', None) or exc}") from None
+        self._last, self._missing_since = status, None
         if watch is not None:
             watch.watch(master.pid for master in status.masters)
-        if has_ended(status):
-            raise Gone(_died(self.path, status))
+        if status.has_ended():
+            if doubt := self.doubt:
+                raise Gone(f"{doubt}; {_last_word(self.name, status)}")
+            raise Gone(_died(self.name, status))
         self._check_succession(status)
         return status
+
+    def _missing(self) -> Status:
+        """There is no file: return what it has last said, while a master that lives may write it again."""
+        where = f"(no status file {self.name})"
+        if self._last is None:
+            raise Gone(f"no service: it has ended, or writes another file {where}")
+        if self._last.has_ended():
+            raise Gone(f"the service has ended {where}")
+        now = time.monotonic()
+        if self._missing_since is None:
+            self._missing_since = now
+        if now > self._missing_since + REWRITE:
+            left = _left_of(self._last)
+            raise Gone(f"process {left} of the service is still there, and writes no status any more {where}")
+        return self._last
+
+    @property
+    def doubt(self) -> str:
+        """Why what it says need not be true, although its master lives; empty if there is no reason."""
+        if os.access(self.path.parent, os.W_OK):
+            return ""
+        return f"{self.name.parent} cannot be written to: the status there may be outdated"
 
     def _check_succession(self, status: Status) -> None:
         if not status.is_stale():
@@ -72,8 +91,7 @@ class Service:
         if self._stale_since is None:
             self._stale_since = now
         if now > self._stale_since + SUCCESSION:
-            alive = ", ".join(str(master.pid) for master in status.masters if is_alive(master, status))
-            raise Gone(f"{_died(self.path, status)}; {alive} is left of it and says nothing")
+            raise Gone(f"{_died(self.name, status)}; {_left_of(status)} is left of it and says nothing")
 
     def ask(self, command: str) -> str:
         """Ask the serving master for something; returns the request's id. Raises Gone."""
@@ -85,6 +103,8 @@ class Service:
             self.read()  # has more to say, if the service has ended
             raise Gone(f"the serving master has just ended; look with: {self.command('status')}") from None
         except PermissionError as exc:
+            if self.doubt:
+                raise Gone(f"this service cannot be asked: {self.name.parent} cannot be written to") from None
             self.withdraw()
             raise Gone(f"no permission to ask this service ({exc.strerror}): it is another user's") from None
         except OSError as exc:
@@ -105,14 +125,35 @@ class Service:
 
     def command(self, name: str) -> str:
         """Return the command line of another command about this service."""
-        return f"gunicorn-hot {name} --status-file {self.path}"
+        if self.name == self.path or self._last is None:
+            return f"gunicorn-hot {name} --status-file {self.name}"
+        return f"gunicorn-hot {name} --pid {self._last.service.pid}"
+
+
+def _lasting(path: Path) -> Path:
+    """Return a path that is good for as long as this process runs.
+
+    Below /proc/<pid>/root, where the /tmp of a service with PrivateTmp is seen, it is gone when that process ends."""
+    if path.parts[1:2] != ("proc",):
+        return path
+    try:
+        folder = os.open(path.parent, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+    except OSError:
+        return path  # the reader says so
+    return Path(f"/proc/self/fd/{folder}", path.name)
+
+
+def _left_of(status: Status) -> str:
+    return ", ".join(str(master.pid) for master in status.masters if status.is_alive(master))
 
 
 def _died(path: Path, status: Status) -> str:
-    return (
-        f"the service has died: {in_short(status)}; its master {status.written.pid} last wrote {path} "
-        f"at {moment(status.written.at)}, and ended without removing it"
-    )
+    return f"the service has died: {in_short(status)}; {_last_word(path, status)}"
+
+
+def _last_word(path: Path, status: Status) -> str:
+    when = moment(status.written.at)
+    return f"its master {status.written.pid} last wrote {path} at {when}, and ended without removing it"
 
 
 def _asker() -> str:
@@ -171,25 +212,27 @@ def _all(paths: Iterable[Path]) -> list[tuple[Path, Status]]:
 def _of_pid(pid: int, source: str) -> Service:
     uid = _user_of(pid)
     if uid is None:
-        hint = "".join(f"; {_died(path, s)}" for path, s in _all(_own()) if s.service.pid == pid and has_ended(s))
-        raise Gone(f"there is no process {pid}{source}{hint}")
+        hint = "".join(f"; {_died(path, s)}" for path, s in _all(_own()) if s.service.pid == pid and s.has_ended())
+        raise Gone(f"there is no process {pid}{source} that runs{hint}")
     if os.geteuid() == 0:
         _become(uid)
     elif uid != os.geteuid():
         raise Gone(f"process {pid}{source} belongs to the user {_user(uid)}: ask as that user, or as root")
     for path, status in _all([*_own(), *_private(pid, uid)]):
         pids = {master.pid: master for master in status.masters}
-        if pid in pids and is_alive(pids[pid], status):
+        if pid in pids and status.is_alive(pids[pid]):
             return Service(path)
+        if not status.has_ended() and any(worker.pid == pid for master in status.masters for worker in master.workers):
+            raise Gone(f"process {pid}{source} is a worker; its service: --pid {status.service.pid}")
     raise Gone(
-        f"process {pid}{source} is no service with gunicorn_hot, or its status file is elsewhere: "
+        f"process {pid}{source} is no service with gunicorn_hot, or its status file is elsewhere or cannot be written: "
         "if hot_status_file is set, name it with --status-file"
     )
 
 
 def _only_one() -> Service:
     found = _all(_own())
-    alive = [(path, status) for path, status in found if not has_ended(status)]
+    alive = [(path, status) for path, status in found if not status.has_ended()]
     if len(alive) == 1:
         return Service(alive[0][0])
     user = _user(os.geteuid())
@@ -198,7 +241,7 @@ def _only_one() -> Service:
         lines += [f"  --pid {status.service.pid:<8} {in_short(status)}" for _, status in alive]
         raise Ambiguous("\n".join(lines))
     died = max(found, key=lambda one: one[1].written.at, default=None)
-    text = f"{user} has no service with gunicorn_hot that runs; another one can be named with --status-file"
+    text = f"{user} has no service with gunicorn_hot that runs; name another one by --pid-file, --pid or --status-file"
     raise Gone(f"{text}; {_died(*died)}" if died else text)
 
 
@@ -221,7 +264,9 @@ def _private(pid: int, uid: int) -> list[Path]:
 
 
 def _user_of(pid: int) -> int | None:
-    """Return the effective user of a process; None when it has ended."""
+    """Return the effective user of a process; None when it has ended, even as a zombie."""
+    if not processes.start_time(pid):
+        return None
     try:
         lines = Path(f"/proc/{pid}/status").read_text(errors="replace").splitlines()
     except OSError:

@@ -2,18 +2,22 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterator, Sequence
 from typing import TYPE_CHECKING, NamedTuple
 
 from gunicorn_hot.cli.output import harmless
 from gunicorn_hot.cli.progress import going_on
 from gunicorn_hot.cli.service import moment
-from gunicorn_hot.status import Status
+from gunicorn_hot.status import Master, Status
 
 if TYPE_CHECKING:
     from rich.console import Group
 
 _NONE = "-"
+#: Characters of a reason in a table; --json has all of it.
+_REASON = 80
+_AGE = re.compile("^(old|new), ")
 
 
 class Table(NamedTuple):
@@ -34,6 +38,23 @@ def duration(seconds: float) -> str:
 
 def _text(value: object) -> str:
     return _NONE if value is None or value == "" else str(value)
+
+
+def _cut(text: str) -> str:
+    line = text.partition("\n")[0]
+    return line if len(line) <= _REASON else f"{line[: _REASON - 1]}…"
+
+
+def _role(master: Master) -> str:
+    """Return what a master is; in an upgrade the status file says who is asked, and not who serves."""
+    states = {worker.state for worker in master.workers}
+    if master.role == "serving":
+        return "old, paused" if "paused" in states else "serving"
+    if master.role == "draining":
+        return "old, draining"
+    if master.role == "successor":
+        return f"new, {next((state for state in ('booting', 'ready', 'serving') if state in states), 'booting')}"
+    return master.role
 
 
 def heading(status: Status, now: float) -> list[str]:
@@ -57,7 +78,7 @@ def masters(status: Status, now: float) -> Table:
         ("MASTER", "ROLE", "GENERATION", "UP", "WORKERS", "GUNICORN", "PYTHON", "REVISION"),
         [
             (
-                str(master.pid), master.role, _text(master.generation or None), duration(now - master.since),
+                str(master.pid), _role(master), _text(master.generation or None), duration(now - master.since),
                 str(len(master.workers)), _text(master.gunicorn), _text(master.python), _text(master.revision),
             )
             for master in status.masters
@@ -82,7 +103,7 @@ def upgrades(status: Status) -> Table:
             (
                 str(past.number), moment(past.started), f"{past.duration:.1f}s",
                 f"{past.generation_from} > {past.generation_to}", past.outcome, str(past.cut),
-                past.reason.partition("\n")[0],
+                _cut(past.reason),
             )
             for past in status.history
         ],
@@ -115,7 +136,7 @@ def rich(status: Status, now: float) -> Group:
     from rich.text import Text
 
     colours = {"serving": "green", "done": "green", "checked": "green", "draining": "yellow", "paused": "yellow",
-               "successor": "cyan", "booting": "cyan", "ready": "cyan", "holder": "dim"}
+               "booting": "cyan", "ready": "cyan", "holder": "dim"}
     bad = ("failed", "check-failed", "rolled-back", "taken-back")
     first, *more = heading(status, now)
     parts: list[object] = [Text(harmless(first), style="bold"), *(Text(harmless(line)) for line in more)]
@@ -124,7 +145,8 @@ def rich(status: Status, now: float) -> Group:
         for name in table.headings:
             drawn.add_column(name, no_wrap=name != "REASON")
         for row in table.rows:
-            cells = [Text(harmless(cell), style="red" if cell in bad else colours.get(cell, "")) for cell in row]
+            styles = ["red" if cell in bad else colours.get(_AGE.sub("", cell), "") for cell in row]
+            cells = [Text(harmless(cell), style=style) for cell, style in zip(row, styles, strict=True)]
             drawn.add_row(*cells)
         parts += [Text(""), drawn]
     return Group(*parts)  # type: ignore[arg-type]

@@ -10,14 +10,17 @@ from gunicorn_hot.cli.errors import OK
 from gunicorn_hot.cli.following import wait
 from gunicorn_hot.cli.output import Json, Live, Output
 from gunicorn_hot.cli.progress import GOOD, ended, going_on
-from gunicorn_hot.cli.service import Service
+from gunicorn_hot.cli.service import Service, moment
 from gunicorn_hot.cli.watching import Watch
 from gunicorn_hot.status import Status
 
 
 def show_status(service: Service, output: Output) -> int:
     """Show what the service is now. Raises Gone."""
-    _show(service.read(), output)
+    status = service.read()
+    if doubt := service.doubt:
+        output.line(f"{doubt}; it is of {moment(status.written.at)}", event="doubt", reason=doubt)
+    _show(status, output)
     return OK
 
 

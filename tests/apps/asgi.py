@@ -22,11 +22,11 @@ import time
 from typing import Any
 from urllib.parse import parse_qs
 
-from subject import FOLDER, LONGEST_HOLD, PIECES, RELEASE, hold, say_held
+from subject import FOLDER, LONGEST_HOLD, PIECES, RELEASE, WORDS, hold, say_held
 
 import gunicorn_hot
 
-_WORDS = dict(word.partition("=")[::2] for word in (FOLDER / "release").read_text().split()[1:])
+_WORDS = dict(word.partition("=")[::2] for word in WORDS)
 _HEADERS = [(b"x-gen", RELEASE.encode()), (b"x-pid", str(os.getpid()).encode())]
 
 

@@ -69,8 +69,8 @@ AT_IMPORT: dict[str, Callable[[str], object]] = {
     "shutdown": str,
 }
 
-RELEASE, *_words = (FOLDER / "release").read_text().split()
-for _word in _words:
+RELEASE, *WORDS = (FOLDER / "release").read_text().split()
+for _word in WORDS:
     _action, _, _argument = _word.partition("=")
     AT_IMPORT[_action](_argument)
 with open(FOLDER / "loaded", "a") as _loaded:

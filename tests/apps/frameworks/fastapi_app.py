@@ -7,14 +7,14 @@ from contextlib import asynccontextmanager
 
 from fastapi import BackgroundTasks, FastAPI, Request, Response
 from fastapi.responses import PlainTextResponse, StreamingResponse
-from subject import FOLDER, PIECES, RELEASE
+from subject import FOLDER, PIECES, RELEASE, WORDS
 
 HEADERS = {"X-Gen": RELEASE, "X-Pid": str(os.getpid())}
 
 
 @asynccontextmanager
 async def lifespan(app: FastAPI):
-    if "startup=fail" in (FOLDER / "release").read_text():
+    if "startup=fail" in WORDS:
         raise RuntimeError("no database")
     yield
     with open(FOLDER / "lifespan", "a") as notes:
