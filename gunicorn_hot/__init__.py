@@ -16,7 +16,7 @@ from typing import Any
 import gunicorn
 from gunicorn.errors import ConfigError
 
-from gunicorn_hot import inheritance, settings
+from gunicorn_hot import inheritance, own_hook, settings
 from gunicorn_hot.app import draining, generation, on_drain, wait_draining
 from gunicorn_hot.holds import Hold, NotReady, hold_ready
 
@@ -39,11 +39,14 @@ def on_starting(server: Any) -> None:
             raise ConfigError(f"gunicorn_hot needs gunicorn {oldest} or later, this is {gunicorn.__version__}")
         settings.finish_reading(server.cfg)
         adopt(server)
-    except (ConfigError, OSError) as exc:
+    except BaseException as exc:
         if server.pidfile is not None:
             server.pidfile.unlink()
-        raise RuntimeError(str(exc)) from exc
+        if isinstance(exc, (ConfigError, OSError)):
+            raise RuntimeError(str(exc)) from exc
+        raise
 
 
-if settings.add_to_the_one_being_read():
+if (_cfg := settings.add_to_the_one_being_read()) is not None:
     inheritance.claim(os.environ)
+    own_hook.watch(_cfg, on_starting)

@@ -38,7 +38,7 @@ from gunicorn_hot.handover import PredecessorState, SuccessorState, Then
 from gunicorn_hot.keeper import Keeper
 from gunicorn_hot.link import Link
 from gunicorn_hot.predecessor import Predecessor
-from gunicorn_hot.processes import EXITED_NORMALLY, ended, is_reaped, wait
+from gunicorn_hot.processes import EXITED_NORMALLY, KILLED, ended, is_reaped, wait
 from gunicorn_hot.protocol import Message
 from gunicorn_hot.reporter import Reporter
 from gunicorn_hot.successor import Successor, command
@@ -144,6 +144,8 @@ class HotArbiter(_Base):
         self._is_check = False
         #: When a worker may be booted again, after one could not load the application.
         self._spawn_after = 0.0
+        #: Pids of workers that this master has killed itself: their end is no riddle.
+        self._killed: set[int] = set()
         self._is_up = False
         #: How fast workers are started while a predecessor serves; whether it still keeps some back.
         self._pace = pace.Pace()
@@ -198,6 +200,7 @@ class HotArbiter(_Base):
     def _decide_whose_pid(self) -> None:
         if self.held is not None:
             return  # by the first master
+        self._spare_stock_predecessor()
         facts = supervisors.Facts.of_this_process(self.cfg, self.master_pid)
         keeps, reason = supervisors.decide(self.cfg.hot_pid, facts)
         self.log.info("hot_pid: %s, %s", "stable" if keeps else "follow", reason)
@@ -205,6 +208,22 @@ class HotArbiter(_Base):
             self.keeper = Keeper(self.cfg.hot_ready_timeout, self.manager.send)
             if self.cfg.hot_leave:
                 self.log.warning("hot_leave has no effect: whoever watches this pid would miss the service")
+
+    def _spare_stock_predecessor(self) -> None:
+        """Exit with 1, before there is a worker, if somebody waits for a stock predecessor's pid."""
+        stock = self.predecessor
+        if stock is None or stock.channel is not None or not stock.is_parent:
+            return
+        who = supervisors.who_misses(self.cfg.hot_pid, supervisors.Facts.of_stock(self.cfg, stock.pid))
+        if who:
+            self.log.error(
+                "Upgrade failed: the predecessor (pid: %s) is a stock gunicorn, whose pid cannot be kept: %s. It "
+                "serves on. Restart the service once with this configuration; or, if whoever watches it goes by the "
+                "pid file, set hot_pid to 'follow'",
+                stock.pid,
+                who,
+            )
+            raise SystemExit(1)
 
     def _come_up(self) -> None:
         """gunicorn's start() is behind us: there are sockets, and whoever waits for this master can be told so."""
@@ -350,7 +369,8 @@ class HotArbiter(_Base):
             if self.predecessor is not None and self.predecessor.channel is not None:
                 if type == "progress":
                     ready, total = self._counts()
-                    fields = {"ready": ready, "total": total}
+                    loading = [pid for pid, worker in self.WORKERS.items() if not worker.is_ready]
+                    fields = {"ready": ready, "total": total, "loading": loading}
                 elif type == "committed":
                     fields = {"unused": self._unused_listeners}
                 elif type == "leaving" and self.successor is not None:
@@ -420,13 +440,16 @@ class HotArbiter(_Base):
             successor.greeted = True
             self.feed(handover.SuccessorGreeted())
         elif message.type == "progress":
+            before = successor.ready
             successor.ready, successor.total = int(fields["ready"]), int(fields["total"])
-            if self._state is PredecessorState.BOOTING:
+            successor.loading = [int(pid) for pid in fields.get("loading", [])]
+            if self._state is PredecessorState.BOOTING and successor.ready != before:
                 what = "Upgrade check" if self._is_check else "Upgrade"
                 self.log.info("%s: %s of %s workers ready", what, successor.ready, successor.total)
-                self._show()
+            self.feed(handover.SuccessorWaits(successor.lacks()))
         elif message.type == "waiting":
-            self.feed(handover.SuccessorWaits(str(fields["what"])))
+            successor.waits = str(fields["what"])
+            self.feed(handover.SuccessorWaits(successor.lacks()))
         elif message.type == "ready":
             self.feed(handover.SuccessorReady())
         elif message.type == "opened":
@@ -619,6 +642,8 @@ class HotArbiter(_Base):
                 self._spawn_after = time.monotonic() + _RESPAWN_SECONDS
                 self.log.error("Cannot boot a worker: %s; next try in %gs", exc, _RESPAWN_SECONDS)
                 return
+            if self._is_incoming:
+                self._count_workers()  # the predecessor should know who keeps it waiting
 
     def _boot_limit(self) -> int:
         limit: int | None = self.cfg.hot_boot_concurrency
@@ -804,6 +829,21 @@ class HotArbiter(_Base):
             # The last one was reaped by somebody else, a hook for example.
             self.feed(handover.AllWorkersGone())
 
+    def kill_worker(self, pid: int, sig: int) -> None:
+        worker = self.WORKERS.get(pid)
+        leaving = self._stopping or self._state is PredecessorState.DRAINING
+        if sig == signal.SIGKILL and worker is not None and (leaving or not worker.is_ready):
+            self._killed.add(pid)
+        super().kill_worker(pid, sig)
+
+    def _reap_killed(self, pid: int) -> None:
+        """Do what gunicorn does when a worker has ended, which would ask whether there was memory enough."""
+        os.waitpid(pid, 0)
+        worker = self.WORKERS.pop(pid)
+        self.log.info("Killed worker (pid: %s)%s", pid, "" if worker.is_ready else ", which was still loading")
+        worker.tmp.close()
+        self.cfg.child_exit(self, worker)
+
     def reap_workers(self) -> None:
         # What the dead have said comes before that they are dead.
         self._read_links()
@@ -813,6 +853,9 @@ class HotArbiter(_Base):
         before = dict(self.WORKERS)
         ends = {pid: ended(pid) for pid in before}
         try:
+            for pid in self._killed & before.keys():
+                if ends[pid] == KILLED:
+                    self._reap_killed(pid)
             while True:
                 try:
                     super().reap_workers()
@@ -879,6 +922,7 @@ class HotArbiter(_Base):
         self._tell_workers("release")
 
     def _forget_worker(self, worker: HotWorker, end: str | None) -> None:
+        self._killed.discard(worker.pid)
         if not worker.link.master_end.closed:
             # Its last words may have come since the links were read.
             self._on_worker(worker)

@@ -144,7 +144,7 @@ class DoneReported(Event):
 
 
 class SuccessorWaits(Event):
-    """The successor says what keeps it from being ready; "" if that is over."""
+    """The successor says what keeps it from being ready, and how far it is; "" if it has not."""
 
     what: str
 

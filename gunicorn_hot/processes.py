@@ -8,6 +8,7 @@ import signal
 import time
 
 EXITED_NORMALLY = "exited with code 0"
+KILLED = "was killed by SIGKILL"
 
 
 def in_words(code: int) -> str:

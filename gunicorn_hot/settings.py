@@ -346,19 +346,19 @@ def add_to(cfg: config.Config) -> bool:
     return bool(missing)
 
 
-def add_to_the_one_being_read() -> bool:
+def add_to_the_one_being_read() -> config.Config | None:
     """Find, up the stack, the application that is reading its configuration file, and add our settings to it.
 
-    Returns whether there is one."""
+    Returns its configuration, or None if there is none."""
     frame: FrameType | None = sys._getframe(1)
     while frame is not None:
         app = frame.f_locals.get("self")
         reading = frame.f_code.co_name == "do_load_config"
         if reading and isinstance(app, BaseApplication) and isinstance(app.cfg, config.Config):
             add_to(app.cfg)
-            return True
+            return app.cfg
         frame = frame.f_back
-    return False
+    return None
 
 
 def finish_reading(cfg: config.Config) -> None:
@@ -376,6 +376,16 @@ def finish_reading(cfg: config.Config) -> None:
                 raise ConfigError(f"Invalid value for {name}: {exc}") from exc
     # The file has been read. Workers look settings up a dozen times for each request: a plain dict again.
     cfg.settings = dict(cfg.settings)
+
+
+def is_unfinished(cfg: config.Config) -> bool:
+    """Whether our settings were added to it, and `finish_reading` was not called since."""
+    return isinstance(cfg.settings, _Settings)
+
+
+def used(cfg: config.Config) -> list[str]:
+    """Return the names of our settings in the configuration file."""
+    return [name for name in _namespace(cfg) if name in _OURS]
 
 
 def misspelt(cfg: config.Config) -> list[str]:

@@ -23,6 +23,9 @@ from gunicorn_hot.processes import in_words
 if TYPE_CHECKING:
     from gunicorn.arbiter import Arbiter
 
+#: So many pids are said in one line.
+_NAMED = 4
+
 
 def command() -> list[str]:
     """Return the argv that this process was started with, interpreter first.
@@ -51,6 +54,9 @@ class Successor:
         self.exit_code: int | None = None
         self.ready = 0
         self.total = 0
+        #: Pids of workers that it has started and that are not ready; what it waits for, if it has said so.
+        self.loading: list[int] = []
+        self.waits = ""
 
     @classmethod
     def start(cls, server: Arbiter, generation: int, hold: int | None, status: str, check: bool) -> Successor:
@@ -91,6 +97,17 @@ class Successor:
             theirs.close()
         private.register(output)
         return cls(pid, ours, output)
+
+    def lacks(self) -> str:
+        """Return, by what it has said, what keeps it from being ready, and how far it is."""
+        what = self.waits
+        if not what and len(self.loading) == 1:
+            what = f"worker (pid: {self.loading[0]}) still loads the application"
+        elif not what and self.loading:
+            pids = ", ".join(map(str, self.loading[:_NAMED])) + (", ..." if len(self.loading) > _NAMED else "")
+            what = f"workers (pids: {pids}) still load the application"
+        count = f"{self.ready} of {self.total} workers ready" if self.total else ""
+        return "; ".join(filter(None, (what, count)))
 
     def signal(self, sig: int) -> None:
         """Send a signal, unless this master has reaped the process: from then on its pid may be another's."""

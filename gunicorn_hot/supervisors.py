@@ -42,7 +42,7 @@ class Facts(Value):
     """What this process can know of those who have started it."""
 
     pid: int
-    #: 0: it is in another pid namespace.
+    #: 0: it is in another pid namespace; -1: it cannot be read.
     ppid: int
     #: The name of the parent's program, or "" if it cannot be read.
     parent: str = ""
@@ -63,18 +63,34 @@ class Facts(Value):
 
     @classmethod
     def of_this_process(cls, cfg: Any, predecessor: int) -> Facts:
-        ppid = os.getppid()
+        return cls._of(
+            cfg,
+            os.getpid(),
+            os.getppid(),
+            nohup=signal.getsignal(signal.SIGHUP) is signal.SIG_IGN,
+            foreground=_is_in_foreground(),
+            predecessor=predecessor,
+        )
+
+    @classmethod
+    def of_stock(cls, cfg: Any, pid: int) -> Facts:
+        """What the new master `cfg` can know of those who have started the stock gunicorn that has executed it.
+
+        Environment and control group are inherited. That SIGHUP was ignored is not: gunicorn handles it. Nor does its
+        terminal count: who sits there sees the prompt come back, and the service serves on."""
+        return cls._of(cfg, pid, _parent_of(pid))
+
+    @classmethod
+    def _of(cls, cfg: Any, pid: int, ppid: int, **others: Any) -> Facts:
         return cls(
-            pid=os.getpid(),
+            pid=pid,
             ppid=ppid,
             parent=_read(f"/proc/{ppid}/comm"),
             unit=_read("/proc/self/cgroup").rpartition("\n")[2].rpartition("/")[2],
             environ=tuple(cfg.env_orig.items()),
             daemon=bool(cfg.daemon),
-            nohup=signal.getsignal(signal.SIGHUP) is signal.SIG_IGN,
-            foreground=_is_in_foreground(),
-            predecessor=predecessor,
             possible=sys.platform == "linux" and hasattr(os, "pidfd_open"),
+            **others,
         )
 
 
@@ -85,7 +101,8 @@ def decide(setting: str, facts: Facts) -> tuple[bool, str]:
     if setting != "auto":
         return setting == "stable", "as configured"
     if facts.predecessor:
-        return False, f"its predecessor with pid {facts.predecessor} has not kept one"
+        terminal = "; the terminal's Ctrl-C does not reach it" if facts.foreground else ""
+        return False, f"its predecessor with pid {facts.predecessor} has not kept one{terminal}"
     if facts.pid == 1:
         return True, "it is PID 1"
     if reason := _by_marks(facts):
@@ -107,6 +124,16 @@ def decide(setting: str, facts: Facts) -> tuple[bool, str]:
     return False, f"{parent} is not known to wait for it; if it does, set hot_pid to 'stable'"
 
 
+def who_misses(setting: str, stock: Facts) -> str:
+    """Return who would miss the pid of a stock gunicorn if its successor ended it, or an empty string. Pure.
+
+    `setting`: the successor's hot_pid. A stock gunicorn cannot go on as the one that keeps its pid."""
+    keeps, reason = decide(setting, stock)
+    if not keeps:
+        return ""
+    return "hot_pid is 'stable'" if setting == "stable" else reason
+
+
 def _by_marks(facts: Facts) -> str:
     """Return who certainly watches this process, or an empty string."""
     environ = dict(facts.environ)
@@ -124,6 +151,12 @@ def _by_marks(facts: Facts) -> str:
     if facts.parent in _WATCHERS:
         return f"{_WATCHERS[facts.parent]} watches it: {facts.parent} (pid {facts.ppid})"
     return ""
+
+
+def _parent_of(pid: int) -> int:
+    # The name in parentheses may contain anything.
+    words = _read(f"/proc/{pid}/stat").rpartition(")")[2].split()
+    return int(words[1]) if words else -1
 
 
 def _read(path: str) -> str:

@@ -371,7 +371,9 @@ def test_a_hold_that_nobody_releases_is_named(service: Service) -> None:
     service.write("hold0")
     reason = service.wait_log("Upgrade failed: (.*)")[0][1]
     assert re.fullmatch(
-        r"not ready in 6s \(hot_ready_timeout\): worker \(pid: \d+\) is held by hold_ready\(\) at \S+app.py:\d+", reason
+        r"not ready in 6s \(hot_ready_timeout\): worker \(pid: \d+\) is held by hold_ready\(\) at \S+app.py:\d+; "
+        r"0 of 2 workers ready",
+        reason,
     ), reason
     assert place(service, reason).startswith("holds = gunicorn_hot.hold_ready()")
     service.write("hold1")

@@ -352,7 +352,7 @@ def test_a_check_that_takes_too_long_is_named(service: Service) -> None:
     service.release("slow")
     service.begin_upgrade()
     reason = service.wait_log("Upgrade failed: (.*)")[0][1]
-    pattern = r"not ready in 6s \(hot_ready_timeout\): worker \(pid: \d+\) is in hot_check '/healthz'"
+    pattern = r"not ready in 6s \(hot_ready_timeout\): worker \(pid: \d+\) is in hot_check '/healthz'; 0 of 2 .* ready"
     assert re.fullmatch(pattern, reason), reason
 
 

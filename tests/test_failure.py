@@ -9,7 +9,7 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 
 import pytest
-from server import DEADLINE, Service, descendants, until, wait_gone
+from server import APPS, DEADLINE, Service, descendants, until, wait_gone
 
 from bench.load import Load
 
@@ -89,6 +89,51 @@ def test_successor_fails_to_boot(service: Service, breaks: Break, reason: str) -
         service.configure(FAILED_HOOK)
         service.upgrade("C")
         load.wait_for(20, gen="C")
+
+
+SECOND_HANGS = """
+if RELEASE == "B":
+    try:
+        os.open(FOLDER / "first", os.O_CREAT | os.O_EXCL)
+    except FileExistsError:
+        hold("never")
+"""
+
+
+def test_who_was_not_ready_in_time(service: Service) -> None:
+    """One of two workers: it is named, and that it is then killed is nobody's riddle."""
+    service.write("app.py", (APPS / "subject.py").read_text() + SECOND_HANGS)
+    # As short as a busy machine allows: by then one must be ready, and the other one be there.
+    service.configure(FAILED_HOOK, hot_ready_timeout=6)
+    service.start()
+    workers = service.workers()
+    mark = service.mark()
+    service.release("B")
+    successor = service.begin_upgrade()
+    hung = service.wait_file("never.held", lines=1).strip()
+    check_reason(
+        service,
+        rf"not ready in 6s \(hot_ready_timeout\): worker \(pid: {hung}\) still loads the application; 1 of 2 workers "
+        "ready",
+        mark,
+    )
+    assert "0 of 2 workers ready" not in service.log
+    check_untouched(service, workers)
+    service.wait_log(rf"\[{successor}\] \[INFO\] Killed worker \(pid: {hung}\), which was still loading", after=mark)
+    assert "out of memory" not in service.log
+
+
+def test_nobody_was_ready_in_time(service: Service) -> None:
+    service.configure(FAILED_HOOK, hot_ready_timeout=6)
+    service.start()
+    mark = service.mark()
+    service.release("B hold=never")
+    service.begin_upgrade()
+    pids = sorted(service.wait_file("never.held", lines=2).split(), key=int)
+    (failed,) = service.wait_log(r"Upgrade failed: not ready in 6s \(hot_ready_timeout\): (.*)", after=mark)
+    assert failed[1] == f"workers (pids: {', '.join(pids)}) still load the application; 0 of 2 workers ready"
+    service.wait_log(r"Killed worker \(pid: \d+\), which was still loading", count=2, after=mark)
+    assert "out of memory" not in service.log
 
 
 def test_successor_killed_while_it_boots(service: Service) -> None:
