@@ -1,7 +1,8 @@
 """gunicorn's dirty workers: whether they have loaded their applications, which nothing tells gunicorn's master.
 
 They are children of the dirty arbiter, a process that the master forks before its workers. Each says through one
-channel, which that process and they alone have, that it has loaded; and the dirty arbiter, that one is gone.
+channel, which that process and they alone have, that it has loaded, and listens; and the dirty arbiter, that one is
+gone.
 """
 
 from __future__ import annotations
@@ -25,7 +26,15 @@ def let_report(cfg: Any) -> None:
 
     def dirty_worker_init(worker: Any) -> None:
         initialised(worker)
-        _say("loaded", worker.pid)
+        # It listens only after this hook, which is gunicorn's last, and begins to beat then. A request that comes in
+        # between is refused.
+        beat = worker._heartbeat_loop
+
+        async def heartbeat_loop() -> None:
+            _say("loaded", worker.pid)
+            await beat()
+
+        worker._heartbeat_loop = heartbeat_loop
 
     def dirty_worker_exit(arbiter: Any, worker: Any) -> None:
         _say("gone", worker.pid)

@@ -14,9 +14,9 @@ from held import EITHER_PID, Held, either
 from server import Connection, Service, descendants, process, until, wait_gone
 
 #: `read` returns the release. The file "dirty_how" says how it loads: at once, held until the file "load" appears, or
-#: not at all.
+#: not at all; "listen": it loads at once, and listens when that file appears.
 DIRTY = """
-import os, time
+import asyncio, os, time
 from gunicorn.dirty import DirtyApp
 
 def wait_for(name):
@@ -33,8 +33,19 @@ class Work(DirtyApp):
             wait_for("load")
         if how == "broken":
             raise RuntimeError("no such model")
+        if how == "listen":
+            self.listen_late()
         with open("dirty_loaded", "a") as file:
             file.write(f"{self.release} {os.getpid()}\\n")
+
+    def listen_late(self):
+        start = asyncio.start_unix_server
+
+        async def late(*args, **options):
+            wait_for("load")
+            return await start(*args, **options)
+
+        asyncio.start_unix_server = late
 
     def work(self, name):
         with open(name + ".held", "a") as file:
@@ -79,7 +90,7 @@ def start(service: Service, **settings: Any) -> None:
     service.configure(**{"dirty_apps": ["work:Work"], "dirty_workers": 2, "graceful_timeout": 20, **settings})
     command = service.command()
     service.start([*command[:-1], "site_app:site"])
-    service.wait_file("dirty_loaded", lines=2)
+    service.wait_log(r"Dirty worker \d+ listening", count=2)
 
 
 @contextmanager
@@ -177,14 +188,16 @@ def test_a_stop_is_not_lost_while_the_old_dirty_workers_end(service: Service) ->
     until(service.is_empty, "the end of all processes")
 
 
-def test_a_successor_is_ready_when_its_dirty_workers_are(service: Service) -> None:
+@pytest.mark.parametrize("how", ["hold", "listen"])
+def test_a_successor_is_ready_when_its_dirty_workers_are(service: Service, how: str) -> None:
+    """They must have loaded their applications, and listen: a request that comes before that is refused."""
     start(service)
     service.release("B")
-    service.write("dirty_how", "hold")
+    service.write("dirty_how", how)
     mark = service.mark()
     new = service.begin_upgrade()
     service.wait_log("Upgrade: 2 of 4 workers ready", after=mark)
-    service.wait_file("dirty_begun", lines=4)
+    service.wait_file("dirty_begun" if how == "hold" else "dirty_loaded", lines=4)
     assert service.ask("/dirty").body == b"A"
     assert "is ready after" not in service.log
     service.write("load")

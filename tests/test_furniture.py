@@ -15,7 +15,7 @@ from typing import Any
 import pytest
 from held import EITHER_PID, Held, either
 from outside import descriptors, environment_of, settle, unnoticed
-from server import Service, descendants, process, until, wait_gone
+from server import Service, descendants, is_running, until, wait_gone
 
 
 @pytest.fixture(params=EITHER_PID)
@@ -166,7 +166,10 @@ def test_logging_as_configured_in_each_generation(service: Service) -> None:
 
 def log_files(service: Service, pid: int) -> set[str]:
     """Return the names of the log files that a process has open."""
-    names = {os.path.basename(path) for path in descriptors(pid) if path.startswith(f"{service.folder}/")}
+    try:
+        names = {os.path.basename(path) for path in descriptors(pid) if path.startswith(f"{service.folder}/")}
+    except (FileNotFoundError, PermissionError):
+        return set()  # it has just ended
     return {name for name in names if name.startswith(("log", "access"))}
 
 
@@ -194,7 +197,7 @@ def test_rotated_log_files_are_reopened_by_everybody(service: Service, state: st
         assert len(everybody) >= 3
         for pid in everybody:
             until(
-                lambda: process(pid) is None or log_files(service, pid) == {"log", "access"},  # noqa: B023
+                lambda: not is_running(pid) or log_files(service, pid) == {"log", "access"},  # noqa: B023
                 f"process {pid} to write to the new files alone",
             )
         service.write("go")
