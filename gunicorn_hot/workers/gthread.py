@@ -15,7 +15,7 @@ from gunicorn.workers.gthread import ThreadWorker as StockThreadWorker
 
 from gunicorn_hot.link import ACCEPTING
 from gunicorn_hot.workers import linger
-from gunicorn_hot.workers.base import BEAT, NOBODY_WAITS, HotWorker
+from gunicorn_hot.workers.base import BEAT, NO_DESCRIPTORS, NOBODY_WAITS, HotWorker
 from gunicorn_hot.workers.gthread_client import ClientsTurn, Connection
 from gunicorn_hot.workers.pipeline import is_waiting
 
@@ -37,6 +37,7 @@ class ThreadWorker(HotWorker, StockThreadWorker):
         super().__init__(*args, **kwargs)
         #: Connections that we have ended and the client has not -> when we stop to wait for it; oldest first.
         self._lingering: dict[Any, float] = {}
+        self._most_lingering = 0
         #: Idle HTTP/2 connections may have to be told that we leave.
         self._must_tell_idle = False
         #: The link's descriptor while the poller has it.
@@ -51,6 +52,7 @@ class ThreadWorker(HotWorker, StockThreadWorker):
             self._take_the_short_way()
         if not self.pass_gate():
             return
+        self._most_lingering = linger.most()
         queue: Any = self.method_queue
         link = self.link.worker_end
         self.poller.register(queue.fileno(), selectors.EVENT_READ, queue.run_callbacks)
@@ -60,7 +62,8 @@ class ThreadWorker(HotWorker, StockThreadWorker):
         drain = self.drain
         chores_at = 0.0
         while self.alive and not drain.done(self.nr_conns):
-            can_accept = drain.accepting and self.nr_conns < self.worker_connections
+            # Those that linger take no place: a few clients that do not close would keep everybody waiting.
+            can_accept = drain.accepting and self.nr_conns - len(self._lingering) < self.worker_connections
             if can_accept != self._accepting:
                 self.set_accept_enabled(can_accept)
             now = time.monotonic()
@@ -143,7 +146,8 @@ class ThreadWorker(HotWorker, StockThreadWorker):
             self.nr_conns += 1
 
     def _on_lingering(self, client: Any) -> None:
-        if linger.is_over(client):
+        # An accept in the same pass over the events may have ended it.
+        if client in self._lingering and linger.is_over(client):
             self._end(client)
 
     def murder_keepalived(self, force: bool = False) -> None:
@@ -222,11 +226,17 @@ class ThreadWorker(HotWorker, StockThreadWorker):
                 return
             client, address = listener.accept()
         except OSError as exc:
-            if exc.errno not in NOBODY_WAITS:
+            if exc.errno in NO_DESCRIPTORS and self._lingering:
+                for lingering in list(self._lingering):
+                    self._end(lingering)
+            elif exc.errno not in NOBODY_WAITS:
                 raise
             return
         finally:
             board[ACCEPTING] = 0
+        if len(self._lingering) > self._most_lingering:
+            # One for one: what has been idle lingers with the descriptors that it had.
+            self._end(next(iter(self._lingering)))
         self.nr_conns += 1
         conn = Connection(self, client, address, listener.getsockname())
         # gunicorn lets a thread of the pool wait for the first byte, up to 5 s: silent clients take them all.
