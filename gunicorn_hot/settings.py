@@ -299,8 +299,8 @@ class OnDrain(config.Setting):
 
         That is when the drain of an upgrade begins, at SIGTERM, or when ``max_requests`` is reached. The callable takes
         the worker. It runs on the worker's main thread and must return at once: while it waits, the worker may serve
-        nothing, and not notice that ``hot_drain_timeout`` is over; the master kills it later, and what is cut may not be
-        reported.
+        nothing, and not notice that ``hot_drain_timeout`` is over; the master kills it later, and what is cut may not
+        be reported.
         """
 
 
