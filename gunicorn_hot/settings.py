@@ -299,7 +299,9 @@ class OnDrain(config.Setting):
         Called in each worker when it begins to leave.
 
         That is when the drain of an upgrade begins, at SIGTERM, or when ``max_requests`` is reached. The callable takes
-        the worker. It runs on the worker's main thread and should return at once.
+        the worker. It runs on the worker's main thread and must return at once: while it waits, the worker may serve
+        nothing, and not notice that ``hot_drain_timeout`` is over; the master kills it later, and what is cut may not
+        be reported.
         """
 
 

@@ -108,6 +108,39 @@ def test_how_much_of_an_answer_was_sent_before_it_was_cut(service: Service, work
     finish(service, new)
 
 
+def test_requests_that_wait_for_a_thread_are_part_of_the_drain(service: Service, transport: dict[str, str]) -> None:
+    """gthread: they are counted, and at the deadline reported, and their connections end without an RST."""
+    service.configure(worker_class="gthread", threads=1, workers=1, hot_drain_timeout=2, hot_probation=0, **transport)
+    service.start()
+    with contextlib.ExitStack() as stack:
+        # The handshakes, too, take the only thread.
+        gone, *waiting = [stack.enter_context(service.connect()) for _ in range(5)]
+        for connection in gone, *waiting[1:]:
+            assert not connection.ask().closes
+        stack.enter_context(service.held())
+        for number, connection in enumerate(waiting):
+            connection.send_request(f"/waiting?number={number}")
+        gone.close()
+        if not transport:
+            # It has begun a request, which is none yet.
+            half = stack.enter_context(service.connect())
+            half.sock.sendall(b"GET /half HTTP/1.1\r\nHo")
+            waiting.append(half)
+        new = service.begin_drain()
+        service.wait_log(r"draining [4-7] requests in 1 workers")
+        for connection in waiting:
+            # All that the client has sent is taken off the connection, and nothing is said.
+            connection.was_closed()
+        cut = service.wait_log(r"Cut: (.*), which was never begun \(worker pid: \d+\)", count=4)
+        service.wait_log(rf"Upgrade: done, .* {len(cut) + 1} requests cut")
+    if transport:
+        # Nobody has read them.
+        assert {match[1] for match in cut} == {"a request"}
+    else:
+        assert sorted(match[1] for match in cut) == [f"GET /waiting?number={number}" for number in range(4)]
+    finish(service, new)
+
+
 @pytest.mark.parametrize("worker", WORKERS)
 def test_the_master_leaves_with_its_last_request(service: Service, worker: str) -> None:
     service.configure(HOOKS, worker_class=worker, hot_probation=0)

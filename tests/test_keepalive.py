@@ -228,20 +228,36 @@ def test_clients_that_keep_their_sockets_open_delay_nobody(service: Service, tra
         assert clients[0].sock.recv(1) == b""
 
 
+def test_lingering_connections_take_no_place_of_others(service: Service, transport: dict[str, str]) -> None:
+    """gthread: it accepts `worker_connections`, and those that it has ended are none."""
+    service.configure(workers=1, threads=2, worker_connections=4, **transport)
+    service.start()
+    end = time.monotonic() + 30
+    with contextlib.ExitStack() as stack:
+        for number in range(100):
+            client = stack.enter_context(service.connect())
+            client.sock.sendall(b"GET / HTTP/1.1\r\nHost: localhost\r\nConnection: close\r\n\r\n")
+            assert answers(read_all(client.sock)) == [("200", "close", "hello\n")]
+            assert time.monotonic() < end, f"{number} clients took all the time"
+
+
 @pytest.mark.parametrize("hook", ["post_fork(arbiter, worker)", "pre_request(worker, request)"])
-def test_clients_that_do_not_close_do_not_exhaust_a_sync_workers_descriptors(service: Service, hook: str) -> None:
+@pytest.mark.parametrize("worker", ["sync", "gthread"])
+def test_clients_that_do_not_close_do_not_exhaust_a_workers_descriptors(
+    service: Service, worker: str, hook: str
+) -> None:
     """Neither those that it knows to have from the start, nor those that are left when there are fewer than that."""
     limit = 64
     service.configure(
         "import resource", f"def {hook}: resource.setrlimit(resource.RLIMIT_NOFILE, ({limit}, {limit}))",
-        worker_class="sync", workers=1,
+        worker_class=worker, workers=1,
     )
     service.start()
     before = service.workers()
     with contextlib.ExitStack() as stack:
         for _ in range(limit + 6):
             client = stack.enter_context(service.connect())
-            client.sock.sendall(GET % b"/")
+            client.sock.sendall(b"GET / HTTP/1.1\r\nHost: localhost\r\nConnection: close\r\n\r\n")
             assert answers(read_all(client.sock)) == [("200", "close", "hello\n")]
     assert service.workers() == before
 

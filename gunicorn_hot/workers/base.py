@@ -12,6 +12,7 @@ import signal
 import sys
 import time
 import traceback
+from collections.abc import Sequence
 from functools import partial
 from typing import TYPE_CHECKING, Any, ClassVar
 
@@ -363,8 +364,10 @@ class HotWorker(_Base):
             for entry in entries
         ]
 
-    def report_cut(self) -> None:
-        """Log each request that is cut because this worker leaves now; once, whoever notices the deadline first."""
+    def report_cut(self, waiting: Sequence[str] = ()) -> None:
+        """Log each request that is cut because this worker leaves now; once, whoever notices the deadline first.
+
+        `waiting`: the words for those that it has received, and never begun."""
         if self._has_reported:
             return
         self._has_reported = True
@@ -373,9 +376,11 @@ class HotWorker(_Base):
         for method, path, started, *sent in cut:
             of_it = f", {sent[0]} bytes sent" if sent else ""
             self.log.warning("Cut: %s %s after %.1fs%s (worker pid: %s)", method, path, now - started, of_it, self.pid)
-        if cut:
+        for words in waiting:
+            self.log.warning("Cut: %s, which was never begun (worker pid: %s)", words, self.pid)
+        if cut or waiting:
             self.leaves_at_once = True
-            self.link.worker_end.send("cut", count=len(cut))
+            self.link.worker_end.send("cut", count=len(cut) + len(waiting))
 
     def bytes_sent(self, requests: list[Any]) -> dict[int, int]:
         """Return, by a request's identity, how many bytes of its answer's body were written, where that is known."""

@@ -14,6 +14,7 @@ from gunicorn.workers.gasgi import ASGIWorker as StockASGIWorker
 from gunicorn_hot.app import GENERATION_KEY, generation
 from gunicorn_hot.link import IN_FLIGHT
 from gunicorn_hot.workers.aio import AioWorker
+from gunicorn_hot.workers.closing import last
 from gunicorn_hot.workers.lifespan import Lifespan
 from gunicorn_hot.workers.numbering import numbered_asgi
 from gunicorn_hot.workers.pipeline import Ahead, hidden, waiting
@@ -143,14 +144,7 @@ class _PausedProtocol(_Protocol):
             # Once somebody has read them, gunicorn asks the request again when its response has ended.
             _ = request.headers
             kwargs["close"] = True
-        elif not any(_lower(name) == b"connection" for name, _ in headers):
-            headers = [*headers, (b"Connection", b"close")]
-        super()._send_response_start(status, headers, request, **kwargs)  # type: ignore[misc]
-
-
-def _lower(name: Any) -> bytes:
-    lowered: bytes = (name.encode("latin-1") if isinstance(name, str) else name).lower()
-    return lowered
+        super()._send_response_start(status, last(headers), request, **kwargs)  # type: ignore[misc]
 
 
 class ASGIWorker(AioWorker, StockASGIWorker):

@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 import selectors
 import time
+from concurrent.futures import ThreadPoolExecutor
 from functools import partial
 from typing import Any
 
@@ -13,17 +14,19 @@ from gunicorn import util
 from gunicorn.workers.gthread import _DEFER, DEFAULT_WORKER_DATA_TIMEOUT  # type: ignore[attr-defined]
 from gunicorn.workers.gthread import ThreadWorker as StockThreadWorker
 
-from gunicorn_hot.link import ACCEPTING
+from gunicorn_hot.link import ACCEPTING, IN_FLIGHT
 from gunicorn_hot.workers import linger
-from gunicorn_hot.workers.base import BEAT, NOBODY_WAITS, HotWorker
+from gunicorn_hot.workers.base import BEAT, NO_DESCRIPTORS, NOBODY_WAITS, HotWorker
 from gunicorn_hot.workers.gthread_client import ClientsTurn, Connection
-from gunicorn_hot.workers.pipeline import is_waiting
+from gunicorn_hot.workers.pipeline import is_waiting, unread_request
 
 _TICK = 1.0
 #: gunicorn's worker looks itself for a next request that has come with the last one.
 _SEES_WHAT_WAS_READ_AHEAD = gunicorn.version_info >= (27,)
 #: s, at the end of a drain: for what crosses the end of an idle connection.
 _LAST_LINGER = 0.1
+#: More callbacks than a worker can have waiting.
+_ALL = 65536
 
 
 def _nothing() -> None:
@@ -37,6 +40,7 @@ class ThreadWorker(HotWorker, StockThreadWorker):
         super().__init__(*args, **kwargs)
         #: Connections that we have ended and the client has not -> when we stop to wait for it; oldest first.
         self._lingering: dict[Any, float] = {}
+        self._most_lingering = 0
         #: Idle HTTP/2 connections may have to be told that we leave.
         self._must_tell_idle = False
         #: The link's descriptor while the poller has it.
@@ -51,6 +55,7 @@ class ThreadWorker(HotWorker, StockThreadWorker):
             self._take_the_short_way()
         if not self.pass_gate():
             return
+        self._most_lingering = linger.most()
         queue: Any = self.method_queue
         link = self.link.worker_end
         self.poller.register(queue.fileno(), selectors.EVENT_READ, queue.run_callbacks)
@@ -60,7 +65,8 @@ class ThreadWorker(HotWorker, StockThreadWorker):
         drain = self.drain
         chores_at = 0.0
         while self.alive and not drain.done(self.nr_conns):
-            can_accept = drain.accepting and self.nr_conns < self.worker_connections
+            # Those that linger take no place: a few clients that do not close would keep everybody waiting.
+            can_accept = drain.accepting and self.nr_conns - len(self._lingering) < self.worker_connections
             if can_accept != self._accepting:
                 self.set_accept_enabled(can_accept)
             now = time.monotonic()
@@ -104,13 +110,44 @@ class ThreadWorker(HotWorker, StockThreadWorker):
 
     def _give_up(self) -> None:
         """The drain is over: end idle connections politely, and what is being answered by leaving."""
+        waiting = self._end_waiting()
         self._end_idle(self.keepalived_conns, math.inf)
         self._end_idle(self.pending_conns, math.inf)
         deadline = time.monotonic() + _LAST_LINGER
         while self._lingering and (left := deadline - time.monotonic()) > 0:
             self.wait_for_and_dispatch_events(left)
-        self.report_cut()
+        self.report_cut(waiting)
         self.leaves_at_once = True
+
+    def _end_waiting(self) -> list[str]:
+        """No thread begins anything from now on: end what waits for one. Returns the words for each request among
+        that, and those that still come."""
+        waiting: list[str] = []
+        pool: Any = self.tpool
+        queue, finish = self.method_queue, self.finish_request
+        if not isinstance(pool, ThreadPoolExecutor):  # a subclass has its own
+            return waiting
+
+        def end(conn: Any) -> None:
+            if (words := unread_request(conn.sock, conn.parser)) is not None:
+                waiting.append(words)
+            self._close_idle(conn)
+
+        def finish_or_end(conn: Any, fs: Any) -> None:
+            end(conn) if fs.cancelled() else finish(conn, fs)
+
+        setattr(self, "enqueue_req", end)  # noqa: B010  methods, to mypy
+        setattr(self, "finish_request", finish_or_end)  # noqa: B010
+        pool.shutdown(wait=False, cancel_futures=True)
+        fd: Any = queue.fileno()
+        queue.run_callbacks(fd, _ALL)
+        return waiting
+
+    def show_in_flight(self) -> None:
+        # A request that waits for a thread is one that the drain has to finish.
+        waiting = getattr(self.tpool, "_work_queue", None)
+        count = len(self.in_flight) + (0 if waiting is None else waiting.qsize())
+        self.board[IN_FLIGHT] = min(count, 255)
 
     def handle_quit(self, sig: int, frame: Any) -> None:
         if self.end_drain_now():
@@ -143,7 +180,8 @@ class ThreadWorker(HotWorker, StockThreadWorker):
             self.nr_conns += 1
 
     def _on_lingering(self, client: Any) -> None:
-        if linger.is_over(client):
+        # An accept in the same pass over the events may have ended it.
+        if client in self._lingering and linger.is_over(client):
             self._end(client)
 
     def murder_keepalived(self, force: bool = False) -> None:
@@ -222,11 +260,17 @@ class ThreadWorker(HotWorker, StockThreadWorker):
                 return
             client, address = listener.accept()
         except OSError as exc:
-            if exc.errno not in NOBODY_WAITS:
+            if exc.errno in NO_DESCRIPTORS and self._lingering:
+                for lingering in list(self._lingering):
+                    self._end(lingering)
+            elif exc.errno not in NOBODY_WAITS:
                 raise
             return
         finally:
             board[ACCEPTING] = 0
+        if len(self._lingering) > self._most_lingering:
+            # One for one: what has been idle lingers with the descriptors that it had.
+            self._end(next(iter(self._lingering)))
         self.nr_conns += 1
         conn = Connection(self, client, address, listener.getsockname())
         # gunicorn lets a thread of the pool wait for the first byte, up to 5 s: silent clients take them all.

@@ -6,6 +6,7 @@ when there is something to read, and closes when it is over, or after `SECONDS`.
 
 from __future__ import annotations
 
+import resource
 import socket
 import ssl
 from typing import Any
@@ -15,6 +16,15 @@ from gunicorn_hot.workers.tls import notify_end
 #: As in gunicorn's `util.close_graceful`: seconds, and bytes per read.
 SECONDS = 2.0
 READ = 65536
+#: Connections that may linger at a time, and of how many descriptors they may take one: the application needs some.
+_MOST = 256
+_SHARE = 8
+
+
+def most() -> int:
+    """Return how many connections may linger at a time while new ones are accepted."""
+    descriptors, _ = resource.getrlimit(resource.RLIMIT_NOFILE)
+    return _MOST if descriptors == resource.RLIM_INFINITY else max(1, min(_MOST, descriptors // _SHARE))
 
 
 def begin(client: Any) -> None:

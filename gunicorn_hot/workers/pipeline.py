@@ -7,6 +7,8 @@ received when it first had to decide. Only then: a client that never stops sendi
 from __future__ import annotations
 
 import fcntl
+import socket
+import ssl
 import sys
 import termios
 from collections.abc import Callable
@@ -14,6 +16,8 @@ from typing import Any
 
 #: bytes; asyncio's and uvloop's high water mark of what they have not decrypted.
 _LOOPS_BUFFER = 256 * 1024
+#: bytes; a longer head is taken for one that has come.
+_HEAD = 65536
 
 
 def more_received(request: Any) -> bool:
@@ -81,6 +85,25 @@ class Ahead:
             return False
         self.ask(there + hidden)
         return not self.is_beyond(held)
+
+
+def unread_request(sock: Any, parser: Any) -> str | None:
+    """Return the words for a request that has come and that nobody has begun to read, or None if none has come.
+
+    Of an encrypted one nobody knows more than that something has come."""
+    if isinstance(sock, ssl.SSLSocket):
+        return "a request" if is_waiting(sock) else None
+    unreader = getattr(parser, "unreader", None)
+    data = b"" if unreader is None else unreader.buf.getvalue()
+    try:
+        data += sock.recv(_HEAD, socket.MSG_PEEK | socket.MSG_DONTWAIT)
+    except OSError:
+        pass  # nothing, or the client has gone
+    if b"\r\n\r\n" not in data and len(data) < _HEAD:
+        return None
+    words = bytes(data).partition(b"\r\n")[0].decode("latin-1").split(" ")
+    # Anybody may have written it, for whoever reads the log.
+    return " ".join(words[:2]) if len(words) == 3 and "".join(words).isprintable() else "a request"
 
 
 class _Meter:

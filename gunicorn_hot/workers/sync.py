@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import errno
 import os
-import resource
 import select
 import socket
 import ssl
@@ -21,9 +20,6 @@ from gunicorn_hot.workers.base import BEAT, NO_DESCRIPTORS, NOBODY_WAITS, HotWor
 
 #: s; how long a draining worker waits for a client's TLS handshake, or its first byte. As gunicorn's gthread does.
 _FIRST_BYTE = 5.0
-#: Connections that may linger at a time, and of how many descriptors they may take one.
-_MOST_LINGERING = 256
-_LINGERING_SHARE = 8
 #: s, when others are waiting for the worker to leave.
 _LAST_LINGER = 0.1
 
@@ -36,14 +32,12 @@ class SyncWorker(HotWorker, StockSyncWorker):
         #: Connections that we have ended and the client has not, by descriptor, and when we stop to wait for it; oldest
         #: first.
         self._lingering: dict[int, tuple[Any, float]] = {}
-        self._most_lingering = _MOST_LINGERING
+        self._most_lingering = 0
 
     def run(self) -> None:
         if not self.pass_gate():
             return
-        descriptors, _ = resource.getrlimit(resource.RLIMIT_NOFILE)
-        if descriptors != resource.RLIM_INFINITY:
-            self._most_lingering = max(1, min(_MOST_LINGERING, descriptors // _LINGERING_SHARE))
+        self._most_lingering = linger.most()
         self.on_phase()
         super().run()
         self.begin_to_leave()

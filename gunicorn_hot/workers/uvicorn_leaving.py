@@ -11,6 +11,7 @@ from __future__ import annotations
 import sys
 from typing import TYPE_CHECKING, Any
 
+from gunicorn_hot.workers.closing import last
 from gunicorn_hot.workers.pipeline import Ahead, hidden, waiting
 
 if TYPE_CHECKING:
@@ -26,8 +27,8 @@ _Header = tuple[bytes, bytes]
 class Headers(list[_Header]):
     """Those that uvicorn puts before the application's."""
 
-    #: What is added to them in the last response of a connection.
-    closing: tuple[_Header, ...] = ((b"connection", b"close"),)
+    #: Whether the last response of a connection says that it is. With HTTP/2 it would be wrong.
+    say_close = True
 
 
 class LastHeaders(Headers):
@@ -40,7 +41,7 @@ class LastHeaders(Headers):
         if isinstance(connection, Pipelining) and connection.has_more(cycle):
             cycle.on_response = connection.on_kept
             return [*self, *others]
-        return [*self, *self.closing, *others]
+        return last([*self, *others]) if self.say_close else [*self, *others]
 
 
 class Pipelining(_Mixin):

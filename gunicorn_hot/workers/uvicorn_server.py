@@ -158,7 +158,7 @@ class UvicornMixin(AioWorker):
         self._websocket_state.default_headers = self._websocket_headers
         protocol: Any = config.http_protocol_class
         if _speaks_http2(protocol):
-            self._headers.closing = ()  # it would be wrong there
+            self._headers.say_close = False
         self._protocol = _http(protocol, self)
         if config.ws_protocol_class is not None:
             websocket = type("Websocket", (_Websocket, config.ws_protocol_class), {"worker": self})
