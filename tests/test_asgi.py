@@ -13,6 +13,7 @@ import time
 from collections.abc import Iterator
 
 import pytest
+from raw import GET
 from server import ASGI_WORKERS, Certificate, Service, is_running, until, wait_gone
 
 pytestmark = pytest.mark.parametrize("worker", ASGI_WORKERS)
@@ -24,7 +25,7 @@ def _installed(worker: str) -> None:
         pytest.importorskip("uvicorn_worker")
 
 
-REQUEST = b"GET / HTTP/1.1\r\nHost: localhost\r\n\r\n"
+REQUEST = GET % b"/"
 
 
 def read_answer(sock: socket.socket) -> bytes:
@@ -276,6 +277,22 @@ def test_resume_after_a_failed_successor(service: Service, worker: str) -> None:
 # --- websockets, and the deadline
 
 
+def test_how_much_was_sent_on_a_connection_before_it_was_cut(service: Service, worker: str) -> None:
+    service.configure(worker_class=worker, workers=1, hot_drain_timeout=1, hot_probation=0)
+    service.start()
+    with service.connect() as connection:
+        connection.sock.sendall(REQUEST)
+        data = read_answer(connection.sock)
+        connection.sock.sendall(GET % b"/early?file=go")
+        while not data.endswith(b"\r\n\r\nhel"):
+            data += connection.sock.recv(65536)
+        new = service.begin_drain()
+        (cut,) = service.wait_log(r"Cut: GET /early\?file=go after \d+\.\ds, (\d+) bytes sent on its connection \(")
+        assert int(cut[1]) == len(data)
+    wait_gone(service.master)
+    service.master = new
+
+
 @pytest.mark.parametrize("transport", ["tcp", "tls"])
 def test_websockets_are_closed_with_1012_at_the_deadline(
     service: Service, worker: str, transport: str, request: pytest.FixtureRequest
@@ -289,7 +306,7 @@ def test_websockets_are_closed_with_1012_at_the_deadline(
         # It holds the drain, and works.
         assert websocket.ask("two") == "A two"
         assert websocket.wait_closed() == 1012
-    (cut,) = service.wait_log(r"Cut: GET /ws\?room=1 after (\d+\.\d)s \(worker pid: \d+\)")
+    (cut,) = service.wait_log(r"Cut: GET /ws\?room=1 after (\d+\.\d)s, \d+ bytes sent on its connection \(")
     assert float(cut[1]) >= 2
     service.wait_log("Upgrade: done, .* 1 requests cut")
     wait_gone(service.master)

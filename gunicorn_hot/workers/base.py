@@ -355,12 +355,12 @@ class HotWorker(_Base):
 
     def under_way(self) -> list[tuple[Any, ...]]:
         """Return the requests that are being answered: method, path, when each began, on the monotonic clock, and, if
-        that is known, how many bytes of its answer were sent."""
+        that is known, words for how many bytes of its answer were sent."""
         entries = list(self.in_flight)
         sent = self.bytes_sent([entry.request for entry in entries]) if entries else {}
         return [
             (getattr(entry.request, "method", "?"), getattr(entry.request, "uri", "?"), entry.started)
-            + ((sent[id(entry.request)],) if id(entry.request) in sent else ())
+            + ((f"{sent[id(entry.request)]} bytes sent",) if id(entry.request) in sent else ())
             for entry in entries
         ]
 
@@ -374,7 +374,7 @@ class HotWorker(_Base):
         now = time.monotonic()
         cut = self.under_way()
         for method, path, started, *sent in cut:
-            of_it = f", {sent[0]} bytes sent" if sent else ""
+            of_it = "".join(f", {words}" for words in sent)
             self.log.warning("Cut: %s %s after %.1fs%s (worker pid: %s)", method, path, now - started, of_it, self.pid)
         for words in waiting:
             self.log.warning("Cut: %s, which was never begun (worker pid: %s)", words, self.pid)

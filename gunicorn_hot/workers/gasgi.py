@@ -13,6 +13,7 @@ from gunicorn.workers.gasgi import ASGIWorker as StockASGIWorker
 
 from gunicorn_hot.app import GENERATION_KEY, generation
 from gunicorn_hot.link import IN_FLIGHT
+from gunicorn_hot.workers import sent
 from gunicorn_hot.workers.aio import AioWorker
 from gunicorn_hot.workers.closing import last
 from gunicorn_hot.workers.lifespan import Lifespan
@@ -213,17 +214,23 @@ class ASGIWorker(AioWorker, StockASGIWorker):
         if connection._request_ready is not None:
             connection._request_ready.set()
 
-    def under_way(self) -> list[tuple[str, str, float]]:
-        found = []
+    def under_way(self) -> list[tuple[Any, ...]]:
+        return [
+            (request.method, request.uri, began, *sent.on_connection(connection.transport))
+            for connection, request, began in self._begun()
+        ]
+
+    def _begun(self) -> list[tuple[Any, Any, float]]:
+        found: list[tuple[Any, Any, float]] = []
         for connection in list(self.connections):
             if connection.http2 is not None:
-                found += [(request.method, request.uri, began) for request, began in connection.http2.begun.values()]
+                found += [(connection, request, began) for request, began in connection.http2.begun.values()]
             elif (request := connection.request_under_way()) is not None:
-                found.append((request.method, request.uri, connection.since))
+                found.append((connection, request, connection.since))
         return found
 
     def show_in_flight(self) -> None:
-        self.board[IN_FLIGHT] = min(len(self.under_way()), 255)
+        self.board[IN_FLIGHT] = min(len(self._begun()), 255)
 
     def restart_websocket(self, connection: Any) -> bool:
         websocket = connection._websocket

@@ -16,6 +16,7 @@ from uvicorn.server import ServerState
 
 from gunicorn_hot.app import generation
 from gunicorn_hot.link import IN_FLIGHT
+from gunicorn_hot.workers import sent
 from gunicorn_hot.workers.aio import AioWorker
 from gunicorn_hot.workers.lifespan import Lifespan
 from gunicorn_hot.workers.numbering import numbered_asgi
@@ -258,13 +259,14 @@ class UvicornMixin(AioWorker):
     def show_in_flight(self) -> None:
         self.board[IN_FLIGHT] = min(len(self._tasks), 255)
 
-    def under_way(self) -> list[tuple[str, str, float]]:
-        found = []
+    def under_way(self) -> list[tuple[Any, ...]]:
+        found: list[tuple[Any, ...]] = []
         for connection in list(self.connections):
             cycle = getattr(connection, "cycle", None)
             if isinstance(connection, _Websocket) or (cycle is not None and not cycle.response_complete):
                 # None: a websocket in its handshake.
                 scope: Any = getattr(connection if cycle is None else cycle, "scope", None)
                 path = get_path_with_query_string(scope) if scope else "?"
-                found.append((scope.get("method", "GET") if scope else "GET", path, connection.since))
+                method = scope.get("method", "GET") if scope else "GET"
+                found.append((method, path, connection.since, *sent.on_connection(connection.transport)))
         return found
