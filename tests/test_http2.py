@@ -298,7 +298,7 @@ def test_what_is_cut_is_reported(service: Service, worker: str, transport: dict[
         connection.open("/hold?file=go")
         service.wait_file("go.held", lines=1)
         new = service.begin_drain()
-        service.wait_log(r"Cut: GET /hold\?file=go after \d+\.\ds(?:, \d+ bytes sent(?: on its connection)?)? \(worker pid: \d+\)")
+        service.wait_log(r"Cut: GET /hold\?file=go after \d+\.\ds(?:, \d+ bytes sent(?: on its connection)?)? \(worker")
         finish(service, new, cut=1)
 
 
