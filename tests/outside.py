@@ -69,12 +69,12 @@ def check_sole(service: Service, gen: str, workers: int = 2, master: int = 0) ->
 
 
 def descriptors(pid: int) -> list[str]:
-    """Return what each open descriptor of `pid` is."""
+    """Return what each open descriptor of `pid` is; not the status file, which a master may just be writing."""
     found = []
     for fd in os.listdir(f"/proc/{pid}/fd"):
         with suppress(FileNotFoundError):
             found.append(os.readlink(f"/proc/{pid}/fd/{fd}"))
-    return sorted(found)
+    return sorted(name for name in found if not re.search(r"/gunicorn_hot/\.[^/]+\.json\.[^/]+$", name))
 
 
 def sockets(pid: int) -> list[str]:
