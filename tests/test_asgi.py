@@ -207,8 +207,8 @@ def test_a_worker_at_the_gate_can_be_stopped(service: Service, worker: str, sig:
     service.signal(sig, pid)
     wait_gone(pid)
     # So can one whose startup has not ended.
-    service.wait_file("started", lines=4)
-    (pid, *_) = service.workers(new)
+    *_, line = service.wait_file("started", lines=5).splitlines()
+    pid = int(line.split()[-1])
     service.signal(sig, pid)
     wait_gone(pid)
     # Which ends the upgrade.
