@@ -11,7 +11,7 @@ from typing import Any
 from bench.ceiling import Ceiling
 from bench.load import Load, Report
 from bench.options import Options
-from bench.rivals import RIVALS, Rival
+from bench.rivals import Rival, installed
 from bench.service import BenchError
 from bench.tables import Result
 
@@ -33,19 +33,14 @@ def run(options: Options, ceiling: Ceiling) -> Result:
         f"failed requests of the first {options.after_s:g} s; whether it was up then; whether a good one then worked",
         ("server", "version", *(_WHAT[fault] for fault in options.faults)),
     )
-    for name in options.rivals:
-        rival = RIVALS[name]
-        version = rival.version()
-        if version is None:
-            result.add(rival.title, f"skipped: {rival.absent}", *["-"] * len(options.faults))
-            continue
+    for rival, version in installed(options.rivals, result):
         cells = []
         for fault in options.faults:
             if fault not in rival.faults:
                 cells.append("-")
                 continue
             record = _try(rival, fault, options)
-            result.records.append({"server": name, "version": version, "fault": fault, **record})
+            result.records.append({"server": rival.name, "version": version, "fault": fault, **record})
             options.save(result)
             up = "up" if record["up"] else "DOWN"
             cells.append(f"{record['failed']} of {record['requests']}; {up}; {record['repaired']}")

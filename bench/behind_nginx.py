@@ -24,7 +24,7 @@ from bench.ceiling import Ceiling
 from bench.load import Load
 from bench.mix import SLOW_MS, mix
 from bench.options import Options
-from bench.rivals import RIVALS, Rival
+from bench.rivals import Rival, installed
 from bench.rivals.proxies import Nginx
 from bench.rivals_upgrade import upgrade_once
 from bench.service import BenchError, Exchange, free_port
@@ -52,18 +52,13 @@ def run(options: Options, ceiling: Ceiling) -> Result:
     if nginx is None:
         result.add("nginx", "skipped: not on the PATH", *["-"] * 7)
         return result
-    for name in _SIDES:
-        rival = RIVALS[name]
-        version = rival.version()
-        if version is None:
-            result.add(rival.title, "skipped: not installed", *["-"] * 7)
-            continue
+    for rival, version in installed(_SIDES, result):
         try:
             _measure(rival, version, options, result)
         except (BenchError, OSError, TimeoutError) as exc:
             result.add(rival.title, version, "broke", *["-"] * 6)
             result.notes.append(f"{rival.title}: {exc}")
-            result.failed += name == "hot"
+            result.failed += rival.name == "hot"
         options.save(result)
     result.notes += [
         f"nginx {nginx}: proxy_http_version 1.1, Connection \"\", proxy_next_upstream off; "

@@ -14,7 +14,7 @@ from bench.ceiling import Ceiling
 from bench.load import Load, Record, Report, percentile
 from bench.mix import SLOW_MS, mix
 from bench.options import Options
-from bench.rivals import RIVALS, Rival
+from bench.rivals import Rival, installed
 from bench.service import BenchError
 from bench.tables import Result, spread
 
@@ -22,7 +22,6 @@ _NEW = "new"
 #: s; the worst that is waited for: the new release to answer, and then the old processes to go.
 _ANSWER = 60.0
 _GONE = 60.0
-_FEW = 60
 
 
 def run(options: Options, ceiling: Ceiling) -> Result:
@@ -32,12 +31,7 @@ def run(options: Options, ceiling: Ceiling) -> Result:
         ("server", "version", "upgrades", "failed", "of", "longest wait, ms", "p99, ms", "new release after, s",
          "mixed, ms", "went back", "old gone after, s"),
     )
-    for name in options.rivals:
-        rival = RIVALS[name]
-        version = rival.version()
-        if version is None:
-            result.add(rival.title, f"skipped: {rival.absent}", *["-"] * 9)
-            continue
+    for rival, version in installed(options.rivals, result):
         try:
             _measure(rival, version, options, result)
         except (BenchError, OSError, TimeoutError) as exc:

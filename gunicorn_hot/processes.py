@@ -1,4 +1,4 @@
-"""How a child process has ended, in words that a log line can use."""
+"""What the system knows of a process: how a child has ended, in words that a log line can use; who it is."""
 
 from __future__ import annotations
 
@@ -49,13 +49,24 @@ def start_time(pid: int) -> int:
     """Return when the process was started, in the kernel's clock ticks since boot; with its pid that is nobody else.
 
     0 when it has ended, is a zombie, or where there is no /proc to ask."""
+    words = _stat(pid)
+    return 0 if not words or words[0] in (b"Z", b"X") else int(words[19])
+
+
+def parent(pid: int) -> int:
+    """Return the pid of a process's parent: 0 when that is in another pid namespace, -1 when it cannot be read."""
+    words = _stat(pid)
+    return int(words[1]) if words else -1
+
+
+def _stat(pid: int) -> list[bytes]:
+    """Return what /proc/PID/stat says from the state on; nothing where it cannot be read."""
     try:
         with open(f"/proc/{pid}/stat", "rb") as file:
             # The name in parentheses may contain anything.
-            words = file.read().rpartition(b")")[2].split()
+            return file.read().rpartition(b")")[2].split()
     except OSError:
-        return 0
-    return 0 if words[0] in (b"Z", b"X") else int(words[19])
+        return []
 
 
 def started_at(start: int) -> float:

@@ -12,6 +12,7 @@ import sys
 from pathlib import Path
 from typing import Any
 
+from gunicorn_hot import processes
 from gunicorn_hot.value import Value
 
 #: Parents that watch, by the name of their program (at most 15 letters, as the kernel has it).
@@ -78,7 +79,7 @@ class Facts(Value):
 
         Environment and control group are inherited. That SIGHUP was ignored is not: gunicorn handles it. Nor does its
         terminal count: who sits there sees the prompt come back, and the service serves on."""
-        return cls._of(cfg, pid, _parent_of(pid))
+        return cls._of(cfg, pid, processes.parent(pid))
 
     @classmethod
     def _of(cls, cfg: Any, pid: int, ppid: int, **others: Any) -> Facts:
@@ -151,12 +152,6 @@ def _by_marks(facts: Facts) -> str:
     if facts.parent in _WATCHERS:
         return f"{_WATCHERS[facts.parent]} watches it: {facts.parent} (pid {facts.ppid})"
     return ""
-
-
-def _parent_of(pid: int) -> int:
-    # The name in parentheses may contain anything.
-    words = _read(f"/proc/{pid}/stat").rpartition(")")[2].split()
-    return int(words[1]) if words else -1
 
 
 def _read(path: str) -> str:

@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable, Iterator
+
 from bench.rivals import go, gunicorn, others, proxies, ruby
 from bench.rivals.base import Phase, Rival
+from bench.tables import Result
 
-__all__ = ["RIVALS", "Phase", "Rival"]
+__all__ = ["RIVALS", "Phase", "Rival", "installed"]
 
 #: By the name for `--rival`; ours first.
 RIVALS: dict[str, type[Rival]] = {
@@ -17,3 +20,14 @@ RIVALS: dict[str, type[Rival]] = {
         proxies.Nginx, proxies.Haproxy,
     )
 }
+
+
+def installed(names: Iterable[str], result: Result) -> Iterator[tuple[type[Rival], str]]:
+    """Return those that can be measured, with their versions; each other one gets a row that says why not."""
+    for name in names:
+        rival = RIVALS[name]
+        version = rival.version()
+        if version is None:
+            result.add(rival.title, f"skipped: {rival.absent}", *["-"] * (len(result.columns) - 2))
+        else:
+            yield rival, version
