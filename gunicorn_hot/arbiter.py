@@ -38,7 +38,7 @@ from gunicorn_hot.handover import PredecessorState, SuccessorState, Then
 from gunicorn_hot.keeper import Keeper
 from gunicorn_hot.link import Link
 from gunicorn_hot.predecessor import Predecessor
-from gunicorn_hot.processes import EXITED_NORMALLY, KILLED, ended, is_reaped, wait
+from gunicorn_hot.processes import in_words, reap, signal_name, wait
 from gunicorn_hot.protocol import Message
 from gunicorn_hot.reporter import Reporter
 from gunicorn_hot.successor import Successor, command
@@ -836,41 +836,59 @@ class HotArbiter(_Base):
             self._killed.add(pid)
         super().kill_worker(pid, sig)
 
-    def _reap_killed(self, pid: int) -> None:
-        """Do what gunicorn does when a worker has ended, which would ask whether there was memory enough."""
-        os.waitpid(pid, 0)
-        worker = self.WORKERS.pop(pid)
-        self.log.info("Killed worker (pid: %s)%s", pid, "" if worker.is_ready else ", which was still loading")
-        worker.tmp.close()
-        self.cfg.child_exit(self, worker)
-
     def reap_workers(self) -> None:
+        """Do as gunicorn's, which tells nobody how a child has ended: an upgrade may fail by that."""
         # What the dead have said comes before that they are dead.
         self._read_links()
+        ended = reap()
+        workers = [self.WORKERS.pop(pid) for pid in ended if pid in self.WORKERS]
+        if self.successor is not None and self.successor.pid in ended:
+            self.successor.has_ended(ended.pop(self.successor.pid))
         self._reap_successor()
         if self.keeper is not None:
-            self.keeper.reap(time.monotonic())
-        before = dict(self.WORKERS)
-        ends = {pid: ended(pid) for pid in before}
-        try:
-            for pid in self._killed & before.keys():
-                if ends[pid] == KILLED:
-                    self._reap_killed(pid)
-            while True:
-                try:
-                    super().reap_workers()
-                    break
-                except HaltServer as halt:
-                    # gunicorn 25 raises before it takes the worker off its list.
-                    for pid in [pid for pid in self.WORKERS if is_reaped(pid)]:
-                        self.WORKERS.pop(pid).tmp.close()
-                    self._survive(halt)
-        finally:
-            gone = [worker for pid, worker in before.items() if pid not in self.WORKERS]
-            for worker in gone:
-                self._forget_worker(worker, ends[worker.pid])
-        if gone and not self.WORKERS and not self._is_incoming:
+            self.keeper.reaped(ended, time.monotonic())
+        codes = {worker: os.waitstatus_to_exitcode(ended.pop(worker.pid)) for worker in workers}
+        for worker, code in codes.items():
+            self._worker_ended(worker, code)
+        for pid, status in ended.items():
+            self._other_ended(pid, status)
+        for code in codes.values():
+            if code == self.WORKER_BOOT_ERROR:
+                self._survive(HaltServer("Worker failed to boot.", code))
+            elif code == self.APP_LOAD_ERROR:
+                self._survive(HaltServer("App failed to load.", code))
+        if workers and not self.WORKERS and not self._is_incoming:
             self.feed(handover.AllWorkersGone())
+
+    def _worker_ended(self, worker: HotWorker, code: int) -> None:
+        pid = worker.pid
+        # gunicorn's lines, except about who was killed by us.
+        if code > 0:
+            self.log.error("Worker (pid:%s) exited with code %s.", pid, code)
+        elif code == -signal.SIGKILL and pid in self._killed:
+            self.log.info("Killed worker (pid: %s)%s", pid, "" if worker.is_ready else ", which was still loading")
+        elif code == -signal.SIGKILL:
+            self.log.error("Worker (pid:%s) was sent SIGKILL! Perhaps out of memory?", pid)
+        elif code == -signal.SIGTERM:
+            self.log.info("Worker (pid:%s) was sent SIGTERM!", pid)
+        elif code:
+            self.log.warning("Worker (pid:%s) was sent %s!", pid, signal_name(-code))
+        worker.tmp.close()
+        try:
+            self.cfg.child_exit(self, worker)
+        except ChildProcessError:
+            pass  # a hook that has waited for the worker, which gunicorn forgives
+        finally:
+            self._forget_worker(worker, code)
+
+    def _other_ended(self, pid: int, status: int) -> None:
+        if pid != self.dirty_arbiter_pid:
+            # As PID 1 we get every orphan.
+            self.log.debug("Reaped unknown child process (pid:%s, status:%s)", pid, status)
+        elif hasattr(self, "handle_dirty_arbiter_exit"):
+            self.handle_dirty_arbiter_exit(pid, status)
+        else:  # gunicorn 25, which sees here that it is gone
+            self.reap_dirty_arbiter()
 
     def _reap_successor(self) -> None:
         successor = self.successor
@@ -921,7 +939,7 @@ class HotArbiter(_Base):
         self.successor = None
         self._tell_workers("release")
 
-    def _forget_worker(self, worker: HotWorker, end: str | None) -> None:
+    def _forget_worker(self, worker: HotWorker, code: int) -> None:
         self._killed.discard(worker.pid)
         if not worker.link.master_end.closed:
             # Its last words may have come since the links were read.
@@ -933,11 +951,11 @@ class HotArbiter(_Base):
             self.feed(handover.WorkerGone(worker.pid))
         elif not worker.is_ready:
             self._output = worker.output
-            why = f"failed to boot: {worker.failure}" if worker.failure else f"{end or 'ended'} before it was ready"
+            why = f"failed to boot: {worker.failure}" if worker.failure else f"{in_words(code)} before it was ready"
             self.feed(handover.WorkerFailed(f"worker (pid: {worker.pid}) {why}"))
-        elif end != EXITED_NORMALLY:
+        elif code:
             alive, total = self._web_counts()
-            self.feed(handover.WorkerDied(f"worker (pid: {worker.pid}) {end or 'ended'}", alive, total))
+            self.feed(handover.WorkerDied(f"worker (pid: {worker.pid}) {in_words(code)}", alive, total))
 
     # --- ownership of what there is only one of
 

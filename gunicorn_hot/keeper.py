@@ -82,16 +82,11 @@ class Keeper:
                 self.pidfile = holder.keep_pidfile(self.pidfile, said.get("PIDFILE", self.pidfile))
         return False
 
-    def reap(self, now: float) -> None:
-        """Reap the service's master, if it has come to us as an orphan and has died."""
+    def reaped(self, ended: dict[int, int], now: float) -> None:
+        """Take note of the end of the service's master, if it has come to us as an orphan; see `processes.reap`."""
         pid = self.hold.master
-        if pid and self.hold.masters[pid] is None:
-            try:
-                found, status = os.waitpid(pid, os.WNOHANG)
-            except ChildProcessError:
-                return  # its own predecessor does that
-            if found:
-                self.hold.exited(pid, os.waitstatus_to_exitcode(status), now)
+        if pid in ended and self.hold.masters[pid] is None:
+            self.hold.exited(pid, os.waitstatus_to_exitcode(ended[pid]), now)
 
     def send(self, actions: tuple[holder.Action, ...]) -> None:
         """Send the signals that the hold wants sent. Its end is for the holder to take."""

@@ -7,42 +7,30 @@ import select
 import signal
 import time
 
-EXITED_NORMALLY = "exited with code 0"
-KILLED = "was killed by SIGKILL"
+
+def reap() -> dict[int, int]:
+    """Reap each child that has ended, and return what `os.waitpid` says of its end, by pid."""
+    ended: dict[int, int] = {}
+    while True:
+        try:
+            pid, status = os.waitpid(-1, os.WNOHANG)
+        except ChildProcessError:
+            return ended
+        if not pid:
+            return ended
+        ended[pid] = status
 
 
 def in_words(code: int) -> str:
-    """Say what `os.waitstatus_to_exitcode` has returned."""
-    if code >= 0:
-        return f"exited with code {code}"
+    """Say how a process has ended whose exit code, as `os.waitstatus_to_exitcode` has it, is `code`."""
+    return f"exited with code {code}" if code >= 0 else f"was killed by {signal_name(-code)}"
+
+
+def signal_name(sig: int) -> str:
     try:
-        return f"was killed by {signal.Signals(-code).name}"
+        return signal.Signals(sig).name
     except ValueError:
-        return f"was killed by signal {-code}"
-
-
-def is_reaped(pid: int) -> bool:
-    """Whether `pid` is no child of this process any more."""
-    try:
-        os.waitid(os.P_PID, pid, os.WEXITED | os.WNOHANG | os.WNOWAIT)
-    except ChildProcessError:
-        return True
-    return False
-
-
-def ended(pid: int) -> str | None:
-    """Return how a child has ended that has not been reaped yet, and leave it so; None while it runs.
-
-    gunicorn reaps workers itself and keeps their exit status to itself."""
-    if not hasattr(os, "waitid"):
-        return None
-    try:
-        info = os.waitid(os.P_PID, pid, os.WEXITED | os.WNOHANG | os.WNOWAIT)
-    except ChildProcessError:
-        return None
-    if info is None:
-        return None
-    return in_words(info.si_status if info.si_code == os.CLD_EXITED else -info.si_status)
+        return f"signal {sig}"
 
 
 def start_time(pid: int) -> int:

@@ -115,22 +115,28 @@ class Successor:
             try:
                 os.kill(self.pid, sig)
             except ProcessLookupError:
-                self.reaped = True  # by gunicorn's reap_workers, which waits for any child
+                self.reaped = True
 
     def reap(self) -> str | None:
         """Return how it ended, in words, or None while it runs."""
-        try:
-            pid, status = os.waitpid(self.pid, os.WNOHANG)
-        except ChildProcessError:
-            self.reaped = True
-            return "ended, with a status that somebody else has reaped"
-        if not pid:
-            return None
-        self.reaped = True
-        self.exit_code = os.waitstatus_to_exitcode(status)
+        if self.exit_code is None:
+            try:
+                pid, status = os.waitpid(self.pid, os.WNOHANG)
+            except ChildProcessError:
+                self.reaped = True
+                return "ended, with a status that somebody else has reaped"
+            if not pid:
+                return None
+            self.has_ended(status)
+        assert self.exit_code is not None
         end = in_words(self.exit_code)
         lines = self.early_words().split("\n")
         return f"{end}: {lines[-1]}" if lines[-1] else end
+
+    def has_ended(self, status: int) -> None:
+        """Take note that it was reaped, with a status as `os.waitpid` has it."""
+        self.reaped = True
+        self.exit_code = os.waitstatus_to_exitcode(status)
 
     def early_words(self) -> str:
         """Return what it has written to its standard error, if it has ended before it spoke to us."""

@@ -233,6 +233,36 @@ def test_new_workers_keep_dying_in_probation(service: Service) -> None:
     check_untouched(service, workers)
 
 
+WHILE_ANOTHER_IS_REAPED = """
+import os, signal
+
+def child_exit(server, worker):
+    try:
+        os.remove("both")
+    except FileNotFoundError:
+        return
+    other = next(iter(server.WORKERS))
+    os.kill(other, signal.SIGTERM)
+    os.waitid(os.P_PID, other, os.WEXITED | os.WNOWAIT)
+"""
+
+
+def test_a_worker_that_leaves_while_another_is_reaped_has_not_died(service: Service) -> None:
+    """As at max_requests, and in a probation: that it has ended with 0 must not get lost."""
+    service.configure(WHILE_ANOTHER_IS_REAPED, hot_probation=DEADLINE)
+    service.start()
+    mark = service.mark()
+    service.release("B")
+    successor = service.begin_upgrade()
+    service.wait_log("in probation", after=mark)
+    service.write("both")
+    leaving = service.workers(successor)
+    service.signal(signal.SIGTERM, leaving[0])
+    until(lambda: len(set(service.workers(successor)) - set(leaving)) == 2, "two others")
+    assert "Upgrade failed" not in service.log
+    assert service.ask().gen == "B"
+
+
 def test_successor_killed_while_the_old_generation_drains(service: Service) -> None:
     service.configure(FAILED_HOOK, workers=1)
     service.start()

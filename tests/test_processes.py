@@ -10,14 +10,14 @@ import pytest
 
 from gunicorn_hot.channel import Channel
 from gunicorn_hot.early_output import Capture
-from gunicorn_hot.processes import EXITED_NORMALLY, ended, in_words
+from gunicorn_hot.processes import in_words, reap
 from gunicorn_hot.successor import Successor
 
 
 @pytest.mark.parametrize(
     ("code", "words"),
     [
-        (0, EXITED_NORMALLY),
+        (0, "exited with code 0"),
         (3, "exited with code 3"),
         (-signal.SIGKILL, "was killed by SIGKILL"),
         (-signal.SIGTERM, "was killed by SIGTERM"),
@@ -37,23 +37,20 @@ def child(code: int | None) -> int:
     return pid
 
 
-def test_a_child_that_runs_has_not_ended() -> None:
-    pid = child(None)
-    assert ended(pid) is None
-    os.kill(pid, signal.SIGKILL)
-    os.waitpid(pid, 0)
-
-
-@pytest.mark.parametrize("code", [0, 3, None])
-def test_a_child_that_has_ended_is_left_to_be_reaped(code: int | None) -> None:
-    pid = child(code)
-    if code is None:
-        os.kill(pid, signal.SIGKILL)
-    os.waitid(os.P_PID, pid, os.WEXITED | os.WNOWAIT)
-    words = "was killed by SIGKILL" if code is None else f"exited with code {code}"
-    assert (ended(pid), ended(pid)) == (words, words)
-    assert in_words(os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1])) == words
-    assert ended(pid) is None
+def test_each_child_that_has_ended_is_reaped() -> None:
+    # In a process of its own, which has no children of anybody else.
+    pid = os.fork()
+    if pid == 0:
+        ended = {child(0): 0, child(3): 3 << 8, (killed := child(None)): signal.SIGKILL}
+        running = child(None)
+        os.kill(killed, signal.SIGKILL)
+        for other in ended:
+            os.waitid(os.P_PID, other, os.WEXITED | os.WNOWAIT)
+        found, then = reap(), reap()
+        os.kill(running, signal.SIGKILL)
+        os.waitpid(running, 0)
+        os._exit(0 if (found, then, reap()) == (ended, {}, {}) else 1)
+    assert os.waitpid(pid, 0)[1] == 0
 
 
 def test_a_successor_that_has_been_reaped_gets_no_signal(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -62,7 +59,7 @@ def test_a_successor_that_has_been_reaped_gets_no_signal(monkeypatch: pytest.Mon
     successor = Successor(child(0), ours, Capture())
     try:
         os.waitid(os.P_PID, successor.pid, os.WEXITED | os.WNOWAIT)
-        assert successor.reap() == EXITED_NORMALLY
+        assert successor.reap() == "exited with code 0"
         sent: list[tuple[int, int]] = []
         monkeypatch.setattr(os, "kill", lambda *args: sent.append(args))
         successor.signal(signal.SIGTERM)
