@@ -204,7 +204,8 @@ def test_a_bad_release_is_followed_by_a_good_one(tmp_path: Path) -> None:
     assert record["requests"] > 0
 
 
-def test_a_run_that_is_interrupted_leaves_what_it_has(tmp_path: Path) -> None:
+@pytest.mark.parametrize("sig", [signal.SIGINT, signal.SIGTERM])
+def test_a_run_that_is_interrupted_leaves_what_it_has(tmp_path: Path, sig: int) -> None:
     file = tmp_path / "bad-release.json"
     command = [sys.executable, "-m", "bench", "bad-release", "--short", "--out-dir", str(tmp_path), "--rival", "hot"]
     with subprocess.Popen(
@@ -216,7 +217,7 @@ def test_a_run_that_is_interrupted_leaves_what_it_has(tmp_path: Path) -> None:
                 assert bench.poll() is None
                 assert time.monotonic() < end
                 time.sleep(0.05)
-            bench.send_signal(signal.SIGINT)
+            bench.send_signal(sig)
             said, _ = bench.communicate(timeout=TIMEOUT)
         finally:
             bench.kill()
