@@ -29,6 +29,7 @@ from bench import (
     memory,
     picture,
     pictures,
+    report,
     rivals_upgrade,
     steady,
     upgrade,
@@ -114,7 +115,7 @@ def parse(arguments: list[str] | None) -> argparse.Namespace:
     default = Options()
     upgrades = ", ".join(f"{name}: {n}" for name, n in UPGRADES.items())
     parser = argparse.ArgumentParser("python -m bench", description=__doc__)
-    parser.add_argument("bench", choices=[*BENCHES, "all", "picture"])
+    parser.add_argument("bench", choices=[*BENCHES, "all", "picture", "report"])
     parser.add_argument("--worker", choices=[*WORKERS, "all"],
                         help="type of worker (all; boot-load, cost, endurance: gthread)")
     parser.add_argument("--workers", type=int, metavar="N", help="2, but steady: 1, and boot-load: 4")
@@ -176,6 +177,13 @@ def options_of(arguments: argparse.Namespace) -> Options:
 def main(argv: list[str] | None = None) -> int:
     """Returns the exit status: 1 if a request failed, or went back to an old generation; 130 if it was interrupted."""
     arguments = parse(argv)
+    if arguments.bench == "report":
+        try:
+            print(report.text(arguments.out_dir, BENCHES))
+        except BenchError as exc:
+            print(exc, file=sys.stderr)
+            return 2
+        return 0
     options = options_of(arguments)
     about: dict[str, Any] = {"environment": environment()}
     print(", ".join(f"{name} {value}" for name, value in about["environment"].items()))

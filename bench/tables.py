@@ -53,6 +53,7 @@ class Result:
     def as_dict(self) -> dict[str, Any]:
         return {
             "name": self.name,
+            "title": self.title,
             "columns": list(self.columns),
             "rows": [list(row) for row in self.rows],
             "notes": self.notes,

@@ -227,6 +227,27 @@ def test_a_run_that_is_interrupted_leaves_what_it_has(tmp_path: Path, sig: int) 
         "import"]
 
 
+def report(folder: Path) -> subprocess.CompletedProcess[str]:
+    command = [sys.executable, "-m", "bench", "report", "--out-dir", str(folder)]
+    return subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=TIMEOUT, check=False)
+
+
+def test_a_report_has_the_table_of_what_has_run(tmp_path: Path) -> None:
+    result = run(tmp_path, "leave", "--worker", "sync")
+    done = report(tmp_path)
+
+    assert done.returncode == 0, done.stderr
+    for row in (result["columns"], *result["rows"]):
+        assert "| " + " | ".join(row) + " |" in done.stdout.splitlines()
+
+
+def test_a_report_of_nothing(tmp_path: Path) -> None:
+    done = report(tmp_path)
+
+    assert (done.returncode, done.stdout) == (2, "")
+    assert done.stderr == f"no results in {tmp_path}: run python -m bench all, or one of them, before\n"
+
+
 def test_the_picture_of_the_readme(tmp_path: Path) -> None:
     pytest.importorskip("matplotlib", reason="for pictures: gunicorn_hot[plot]")
     file = tmp_path / "upgrade.png"
