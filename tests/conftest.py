@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import ctypes
 import shutil
+import signal
 import subprocess
 import sys
 from collections.abc import Generator, Iterator
@@ -30,6 +31,13 @@ def pytest_runtest_makereport(
     if report.failed and isinstance(found, Service):
         report.sections.append(("the service", found.story()))
     return report
+
+
+@pytest.fixture(autouse=True, scope="session")
+def _no_nohup() -> None:
+    """What we start is not to ignore SIGHUP because we do: hot_pid goes by that."""
+    if signal.getsignal(signal.SIGHUP) == signal.SIG_IGN:
+        signal.signal(signal.SIGHUP, lambda *_: None)
 
 
 @pytest.fixture(scope="session", autouse=True)
