@@ -9,6 +9,7 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 
 import pytest
+from outside import descriptors
 from server import APPS, DEADLINE, Service, descendants, until, wait_gone
 
 from bench.load import Load
@@ -176,14 +177,14 @@ def test_failures_in_a_row(service: Service) -> None:
     service.configure()
     service.start()
     workers = service.workers()
-    fds = len(os.listdir(f"/proc/{service.master}/fd"))
+    opened = descriptors(service.master)
     service.release("B broken")
     for _ in range(3):
         mark = service.mark()
         service.begin_upgrade()
         service.wait_log("Upgrade failed", after=mark)
         check_untouched(service, workers)
-        assert len(os.listdir(f"/proc/{service.master}/fd")) == fds
+        assert descriptors(service.master) == opened
     service.upgrade("C")
     assert service.ask().gen == "C"
 

@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-import os
 import signal
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 
 import pytest
-from outside import LIGHT, check_sole, exit_status, settle, unnoticed, wait_dead
+from outside import LIGHT, check_sole, descriptors, exit_status, settle, unnoticed, wait_dead
 from server import Service, is_running, until, wait_gone
 
 #: What the package does and a reader may not expect: the reason.
@@ -353,8 +352,7 @@ def test_usr2_to_the_successor_is_performed_after_the_commit(service: Service, s
 def logs_of(service: Service, pid: int) -> set[str]:
     """Return the names of the log files that a process has open."""
     folder = f"{service.folder}/"
-    found = {os.readlink(f"/proc/{pid}/fd/{fd}") for fd in os.listdir(f"/proc/{pid}/fd")}
-    return {path.removeprefix(folder) for path in found if path.startswith(f"{folder}log")}
+    return {name.removeprefix(folder) for name in descriptors(pid) if name.startswith(f"{folder}log")}
 
 
 @UNCOMMITTED
