@@ -792,9 +792,9 @@ class HotArbiter(_Base):
         return sum(map(self._in_flight_of, self.WORKERS.values()))
 
     def _in_flight_of(self, worker: HotWorker) -> int:
-        # One that has not answered is busy with something.
-        return worker.link.in_flight + (
-            worker.can_pause and worker.is_ready and worker.answered_pause != self._pauses
+        # One that has not answered is busy with something, and may have said already with how much.
+        return max(
+            worker.link.in_flight, worker.can_pause and worker.is_ready and worker.answered_pause != self._pauses
         )
 
     def _open_gate(self) -> None:

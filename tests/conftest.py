@@ -33,11 +33,12 @@ def pytest_runtest_makereport(
     return report
 
 
-@pytest.fixture(autouse=True, scope="session")
-def _no_nohup() -> None:
-    """What we start is not to ignore SIGHUP because we do: hot_pid goes by that."""
-    if signal.getsignal(signal.SIGHUP) == signal.SIG_IGN:
-        signal.signal(signal.SIGHUP, lambda *_: None)
+@pytest.fixture(scope="session", autouse=True)
+def _ignores_nothing() -> None:
+    """What we start is not to ignore what we do, under nohup or in a script's background: hot_pid goes by SIGHUP."""
+    for sig in (signal.SIGHUP, signal.SIGINT):
+        if signal.getsignal(sig) == signal.SIG_IGN:
+            signal.signal(sig, lambda *_: None)
 
 
 @pytest.fixture(scope="session", autouse=True)

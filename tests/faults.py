@@ -44,6 +44,8 @@ SETTLES = 15.0
 _KILL_SLACK = 0.3
 #: s; of a step that is over by itself.
 PROBATION = 1.0
+#: s; of one that something has to come in, although it is over by itself.
+_LONG_PROBATION = 3.0
 _SHORT_PROBATION = 0.1
 _DRAIN = 3
 _READY = 6
@@ -250,10 +252,10 @@ class Trial:
         assert set(pids) <= {p.pid for p in descendants(os.getpid())}
         for pid in pids:
             os.kill(pid, signal.SIGKILL)
-        self._killed_at = time.monotonic()
         self.killed += pids
         # A kill takes its time under load, and until then the step must not be over either.
         until(lambda: not any(map(is_running, pids)), "the victims to be dead")
+        self._killed_at = time.monotonic()
         found = process(self.new)
         if master == self.new and self.victim.endswith(("worker", "workers")) and found and found.state != "T":
             # It must have noticed before the step is over: afterwards a death has another meaning.
@@ -429,16 +431,23 @@ def opened(trial: Trial) -> None:
     trial.later(lambda: trial.cont(trial.old))
 
 
+def _lasting(trial: Trial) -> float:
+    """Return how long a probation is in which something has to happen."""
+    if trial.step in ("committing", "committed") or trial.victim == "new master stopped":
+        return _LONG_PROBATION
+    # Several are to die in it, and that ends it.
+    return DEADLINE if trial.victim.startswith("all new workers") else PROBATION
+
+
 def first_answer(trial: Trial) -> None:
     _held(trial)
-    trial.begin(probation=PROBATION)
+    trial.begin(probation=_lasting(trial))
     trial.load.wait_for(1, gen=trial.release)
 
 
 def probation(trial: Trial) -> None:
     _held(trial)
-    # Several are to die in it, one after the other.
-    trial.begin(probation=DEADLINE if trial.victim == "all new workers, a replacement hangs" else PROBATION)
+    trial.begin(probation=_lasting(trial))
     trial.wait_title(trial.old, "in probation")
 
 
@@ -568,6 +577,7 @@ def hang_replacement(trial: Trial) -> None:
     for worker in others:
         trial.service.signal(signal.SIGKILL, worker)
     trial.killed += [first, *others]
+    until(lambda: not any(map(is_running, trial.killed)), "the victims to be dead")
     trial._killed_at = time.monotonic()
 
 

@@ -53,6 +53,12 @@ def settle(service: Service, workers: int = 2) -> int:
     return service.master
 
 
+def wait_paused(service: Service) -> None:
+    """Wait until each old worker has said that it is paused: the commit does not wait for those that accept nothing at
+    that moment. None of them may be answering a request."""
+    until(lambda: title(service.master).endswith(" draining, 0 in flight"), "that the old workers are paused")
+
+
 def check_sole(service: Service, gen: str, workers: int = 2, master: int = 0) -> None:
     """One master serves with its workers, the outside says so, and nothing is left of any other."""
     settle(service, workers)

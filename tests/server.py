@@ -57,6 +57,7 @@ class Process(NamedTuple):
     pid: int
     parent: int
     state: str      # a letter; Z: a zombie
+    start: int      # ticks of the kernel's clock since boot
 
 
 def process(pid: int) -> Process | None:
@@ -65,8 +66,8 @@ def process(pid: int) -> Process | None:
         stat = Path(f"/proc/{pid}/stat").read_text()
     except (FileNotFoundError, ProcessLookupError):
         return None
-    state, parent = stat.rpartition(")")[2].split()[:2]
-    return Process(pid, int(parent), state)
+    fields = stat.rpartition(")")[2].split()
+    return Process(pid, int(fields[1]), fields[0], int(fields[19]))
 
 
 def is_running(pid: int) -> bool:
@@ -283,8 +284,10 @@ class Service:
         return new.rename(self.folder / name)
 
     def read(self, name: str) -> str:
-        path = self.folder / name
-        return path.read_text(errors="replace") if path.exists() else ""
+        try:
+            return (self.folder / name).read_text(errors="replace")
+        except FileNotFoundError:
+            return ""
 
     # Its processes.
 
@@ -321,7 +324,8 @@ class Service:
     def workers(self, master: int | None = None) -> list[int]:
         """Return the pids of a master's children, in order of birth."""
         parent = master or self.master
-        return sorted(p.pid for p in descendants(parent) if p.parent == parent)
+        # Pids begin anew at pid_max.
+        return [p.pid for p in sorted(descendants(parent), key=lambda p: (p.start, p.pid)) if p.parent == parent]
 
     def signal(self, sig: signal.Signals, pid: int | None = None) -> None:
         """Send a signal to a process of this service, the master by default.

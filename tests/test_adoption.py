@@ -152,7 +152,7 @@ def test_hot_twin_is_used(service: Service, settings: dict[str, str | int | None
 
 
 def test_worker_class_of_ones_own(service: Service) -> None:
-    """It waits at the gate, and is drained by SIGTERM: a request in flight is finished."""
+    """It is upgraded like the one that it is derived from: a request in flight is finished."""
     service.write("mine.py", "from gunicorn.workers.gthread import ThreadWorker\nclass Mine(ThreadWorker): pass\n")
     service.configure(worker_class="mine.Mine", workers=1)
     service.start()

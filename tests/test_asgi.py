@@ -122,14 +122,16 @@ def test_ready_is_after_the_startup(service: Service, worker: str) -> None:
 
 @pytest.mark.parametrize(("startup", "reason"), [
     ("startup=fail", r"failed to boot: lifespan startup failed: DatabaseError: away"),
-    ("startup=hang", r"not ready in 4s \(hot_ready_timeout\)"),
-    pytest.param("startup=block", r"not ready in 4s \(hot_ready_timeout\)", marks=pytest.mark.slow),
+    ("startup=hang", r"not ready in 6s \(hot_ready_timeout\)"),
+    pytest.param("startup=block", r"not ready in 6s \(hot_ready_timeout\)", marks=pytest.mark.slow),
     ("broken", r"failed to boot: RuntimeError: this release is broken"),
 ])
 def test_a_startup_that_does_not_end_well_ends_the_upgrade(
     service: Service, worker: str, startup: str, reason: str
 ) -> None:
-    service.configure(worker_class=worker, hot_ready_timeout=4 if "hot_ready_timeout" in reason else 30)
+    # As short as a busy machine allows: the workers of A and C must have started by then.
+    limit = 6 if "hot_ready_timeout" in reason else 30
+    service.configure(worker_class=worker, keepalive=60, hot_ready_timeout=limit)
     service.start()
     with service.connect() as kept:
         before = kept.ask()
@@ -198,6 +200,7 @@ def test_a_shutdown_that_hangs_is_cut(service: Service, worker: str) -> None:
 def test_a_worker_at_the_gate_can_be_stopped(service: Service, worker: str, sig: signal.Signals) -> None:
     service.configure(worker_class=worker, workers=2)
     service.start()
+    service.wait_file("lifespan", lines=2)
     service.release("B startup=first")
     new = service.begin_upgrade()
     # One waits at the gate, for the other.
@@ -221,7 +224,9 @@ def test_a_worker_at_the_gate_can_be_stopped(service: Service, worker: str, sig:
 def test_an_idle_service_stops_at_once(service: Service, worker: str, sig: signal.Signals) -> None:
     service.configure(worker_class=worker, keepalive=60, graceful_timeout=60)
     service.start()
-    service.wait_file("lifespan", lines=2)
+    # One that is not ready yet would be killed.
+    for pid in service.workers():
+        until(lambda pid=pid: service.ask().pid == pid, "an answer of each worker")
     with service.connect() as kept:
         kept.ask()
         began = time.monotonic()
@@ -330,7 +335,7 @@ def test_a_websocket_that_ends_lets_the_worker_leave(service: Service, worker: s
 
 @pytest.mark.parametrize("sig", [signal.SIGTERM, signal.SIGQUIT])
 def test_a_service_that_is_stopped_tells_its_websockets(service: Service, worker: str, sig: signal.Signals) -> None:
-    service.configure(worker_class=worker, workers=1, graceful_timeout=2)
+    service.configure(worker_class=worker, workers=1, graceful_timeout=4)
     service.start()
     with open_websocket(service) as websocket:
         assert websocket.ask("one") == "A one"
@@ -424,7 +429,7 @@ def test_without_keep_alive_what_was_accepted_is_still_served(
 
 
 def test_a_client_that_does_not_close_does_not_hold_the_drain(service: Service, worker: str) -> None:
-    service.configure(worker_class=worker, workers=1, hot_drain_timeout=60, hot_probation=0)
+    service.configure(worker_class=worker, workers=1, keepalive=60, hot_drain_timeout=60, hot_probation=0)
     service.start()
     with contextlib.ExitStack() as stack:
         clients = [stack.enter_context(service.connect()) for _ in range(20)]
@@ -440,7 +445,7 @@ def test_a_client_that_does_not_close_does_not_hold_the_drain(service: Service, 
 
 def test_a_request_that_crosses_our_end_is_not_answered_by_a_reset(service: Service, worker: str) -> None:
     """Not even after the response that said so: a reset can overtake it."""
-    service.configure(worker_class=worker, workers=1, hot_drain_timeout=60, hot_probation=0)
+    service.configure(worker_class=worker, workers=1, keepalive=60, hot_drain_timeout=60, hot_probation=0)
     service.start()
     with contextlib.ExitStack() as stack:
         clients = [stack.enter_context(service.connect()).sock for _ in range(5)]
@@ -487,7 +492,7 @@ def test_config_kwargs_of_a_subclass(service: Service, worker: str) -> None:
         "class Mine(Hot, Theirs):",
         "    pass",
     ]))
-    service.configure(worker_class="my_uvicorn.Mine", workers=1, hot_drain_timeout=1, hot_probation=0)
+    service.configure(worker_class="my_uvicorn.Mine", workers=1, hot_drain_timeout=2, hot_probation=0)
     service.start()
     with service.connect() as connection:
         connection.send_request("/")

@@ -10,7 +10,7 @@ from typing import Any
 
 import pytest
 from raw import GET, answers, read_all
-from server import Service, wait_gone
+from server import Service, until, wait_gone
 
 GUNICORN = int(importlib.metadata.version("gunicorn").partition(".")[0])
 #: As uvicorn's workers, but for the loop or the parser.
@@ -137,6 +137,8 @@ def test_they_are_served_after_a_rollback_and_in_the_next_drain(service: Service
             service.wait_file(f"{number}.on.held", lines=1)
             service.signal(signal.SIGKILL, new)
             service.wait_log("Upgrade failed", after=mark)
+            # One that accepts again has heard of the rollback.
+            until(lambda: service.ask().gen == "A", "an answer of the old worker")
             service.write(f"{number}.on")
             data = b""
             while data.count(b"hello") < 5:

@@ -187,7 +187,8 @@ def upgraded_priorities(service: Service, worker_class: str, **options: Any) -> 
     application(service, PRIORITY)
     service.configure(worker_class=worker_class, threads=2 if worker_class == "gthread" else None)
     service.start(**options)
-    assert [int(line.split()[2]) for line in service.read("nice").splitlines()] == [0, 0], "at a first start"
+    first = service.wait_file("nice", lines=2).splitlines()
+    assert [int(line.split()[2]) for line in first] == [0, 0], "at a first start"
     service.write("nice")
     service.upgrade("B")
     answer = service.ask()

@@ -31,8 +31,11 @@ def _plain(service: Service) -> None:
 
 
 def begin(service: Service, **settings: Any) -> None:
+    """Start the service, and wait until its status says so: clients may be answered before that."""
     service.configure(**settings)
     service.start()
+    path = service.folder / settings.get("hot_status_file", f"gunicorn_hot/{service.master}.json")
+    until(lambda: path.exists() and statusfile.read(path).state == "serving", "the status of a service that serves")
 
 
 def upgrading(service: Service, *arguments: str | Path | int) -> subprocess.Popen[str]:
@@ -225,7 +228,7 @@ def test_a_request_that_another_one_has_overtaken(
     service: Service, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     begin(service, hot_status_file=str(service.folder / "status.json"))
-    monkeypatch.setattr(following, "_MENTION", 0.3)
+    monkeypatch.setattr(following, "_MENTION", 2.0)  # s; by then the master has begun the other one
     service.signal(signal.SIGSTOP)
 
     def overtake() -> None:
@@ -478,13 +481,16 @@ def test_watch_shows_each_change_until_it_is_ended(service: Service) -> None:
 
 def test_watch_for_a_program_ends_with_the_service(service: Service) -> None:
     begin(service)
-    watch = upgrading(service, "watch", "--json")
-    service.release("B")
-    service.upgrade()
-    service.signal(signal.SIGTERM)
-    ran = finish(watch)
+    shown = service.folder / "shown"
+    with shown.open("w") as out:
+        watch = start(service.env, *about(service, "watch", "--json"), cwd=service.folder, stdout=out)
+        until(shown.read_text, "the status")
+        service.release("B")
+        service.upgrade()
+        service.signal(signal.SIGTERM)
+        ran = finish(watch)
     assert ran.code == 4, ran
-    *statuses, end = ran.events
+    *statuses, end = ran._replace(out=shown.read_text()).events
     assert {event["event"] for event in statuses} == {"status"}
     assert end["event"] == "error"
 

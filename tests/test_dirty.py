@@ -150,10 +150,11 @@ def test_a_stop_finishes_what_needs_them(service: Service) -> None:
     service.upgrade("B")
     pid = service.pid if isinstance(service, Held) else service.master
     with working(service) as working_one:
+        mark = service.mark()
         service.signal(signal.SIGTERM, pid)
-        service.wait_log("Handling signal: term")
+        service.wait_log("Handling signal: term", after=mark)
         # The workers were told.
-        service.wait_log(r"Worker exiting")
+        service.wait_log(r"Worker exiting", after=mark)
         service.write("done")
         answer = working_one.answer()
         assert (answer.status, answer.body) == (200, b"B")

@@ -37,12 +37,13 @@ def finish(service: Service, new: int) -> None:
 
 
 # A sync worker is not known to live while it answers: gunicorn's `timeout` is also the longest request.
-@pytest.mark.parametrize(("worker", "timeout", "ms"), [("sync", 2, 4200), *((name, 2, 2500) for name in WORKERS[1:])])
+@pytest.mark.parametrize(("worker", "timeout", "ms"), [("sync", 3, 6300), *((name, 2, 2500) for name in WORKERS[1:])])
 def test_neither_timeout_nor_graceful_timeout_cuts_a_drain(
     service: Service, worker: str, timeout: int, ms: int
 ) -> None:
+    # In the probation the idle worker has time to say that it holds nothing.
     service.configure(
-        worker_class=worker, timeout=timeout, graceful_timeout=1, hot_drain_timeout=20, hot_probation=0
+        worker_class=worker, timeout=timeout, graceful_timeout=1, hot_drain_timeout=20, hot_probation=0.3
     )
     service.start()
     # The request begins when the successor is about to be ready: it lasts into the drain on any machine.
@@ -111,7 +112,8 @@ def test_how_much_of_an_answer_was_sent_before_it_was_cut(service: Service, work
 
 def test_requests_that_wait_for_a_thread_are_part_of_the_drain(service: Service, transport: dict[str, str]) -> None:
     """gthread: they are counted, and at the deadline reported, and their connections end without an RST."""
-    service.configure(worker_class="gthread", threads=1, workers=1, hot_drain_timeout=2, hot_probation=0, **transport)
+    # In the probation the worker has time to say what it holds.
+    service.configure(worker_class="gthread", threads=1, workers=1, hot_drain_timeout=2, hot_probation=1, **transport)
     service.start()
     with contextlib.ExitStack() as stack:
         # The handshakes, too, take the only thread.
@@ -172,14 +174,17 @@ def test_no_kept_alive_connection_is_closed_unannounced(service: Service, worker
     keepalive = 3
     service.configure(worker_class=worker, workers=1, keepalive=keepalive, hot_probation=1)
     service.start()
+    # The connections are made when the successor is about to be ready: their time does not pass while it boots.
+    mark = service.mark()
+    service.release("B hold=go")
+    new = service.begin_upgrade()
+    service.wait_file("go.held", lines=1)
     with service.connect() as in_probation, service.connect() as in_drain, service.connect() as idle:
         for connection in in_probation, in_drain, idle:
             answer = connection.ask()
             assert (answer.gen, answer.closes) == ("A", False)
             last = time.monotonic()
-        mark = service.mark()
-        service.release("B")
-        new = service.begin_upgrade()
+        service.write("go")
         service.wait_log("in probation", after=mark)
         answer = in_probation.ask()
         assert (answer.gen, answer.closes) == ("A", True)

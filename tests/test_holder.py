@@ -267,7 +267,7 @@ def test_a_failed_upgrade_changes_nothing(service: Held) -> None:
 
 
 def test_a_rollback_and_the_next_upgrade(service: Held) -> None:
-    started(service, hot_probation=1)
+    started(service, hot_probation=3)
     mark = service.mark()
     service.release("C")
     new = service.begin_upgrade()

@@ -173,10 +173,15 @@ def test_a_connection_without_a_stream_yet(service: Service, worker: str, transp
     service.configure(worker_class=worker, workers=1, keepalive=3, hot_probation=0, **transport)
     service.start()
     address = service.address
+    # The keep-alive time is for the drain, and not for a boot.
+    service.release("B hold=boot")
+    new = service.begin_upgrade()
+    service.wait_file("boot.held", lines=1)
     with FrameConnection(address, service.tls) as late, FrameConnection(address, service.tls) as silent:
         # Accepted in order.
         assert service.ask().gen == "A"
-        new = service.begin_drain()
+        service.write("boot")
+        service.wait_log("committed to successor")
         late.open("/hold?file=go")
         assert int(service.wait_file("go.held", lines=1)) not in service.workers(new)
         service.write("go")
@@ -265,7 +270,8 @@ def test_httpx_notices_nothing(service: Service, worker: str, transport: dict[st
         thread.start()
         service.wait_file("go.held", lines=1)
         new = service.begin_drain()
-        assert idle.get("/").headers["x-gen"] == "B"
+        # The commit does not wait until each old worker has told its connections.
+        until(lambda: idle.get("/").headers["x-gen"] == "B", "an answer of the successor")
         service.write("go")
         thread.join()
         assert [(answer.status_code, answer.headers["x-gen"]) for answer in answers] == [(200, "A")]

@@ -12,6 +12,7 @@ import ssl
 import time
 
 import pytest
+from outside import wait_paused
 from raw import GET, answers, read_all
 from server import ASGI_WORKERS, Certificate, Service, wait_gone
 
@@ -22,6 +23,21 @@ KEEP_ALIVE = ["gthread", "gevent"]
 WORKERS = ["sync", *KEEP_ALIVE]
 CLIENTS = 40
 
+
+def begin_held(service: Service, workers: int = 1) -> int:
+    """Begin an upgrade whose workers wait, while they load, for `let_commit`; returns the new master's pid.
+
+    What is idle from now on need not live as long as a boot takes."""
+    service.release("B hold=boot")
+    new = service.begin_upgrade()
+    service.wait_file("boot.held", lines=workers)
+    return new
+
+
+def let_commit(service: Service) -> None:
+    """Let that upgrade go on, until the old generation drains."""
+    service.write("boot")
+    service.wait_log("committed to successor")
 
 
 def finish(service: Service, new: int, cut: int = 0) -> None:
@@ -101,6 +117,7 @@ def test_http_1_0_keep_alive(service: Service, worker: str) -> None:
             data += connection.sock.recv(65536)
         assert b"Connection: keep-alive" in data
         new = service.begin_drain()
+        wait_paused(service)
         connection.sock.sendall(request)
         assert answers(read_all(connection.sock)) == [("200", "close", "hello\n")]
     finish(service, new)
@@ -113,11 +130,11 @@ def test_what_crosses_the_end_of_an_idle_connection_is_not_reset(
 ) -> None:
     service.configure(worker_class=worker, workers=1, keepalive=1, hot_probation=0, **transport)
     service.start()
-    new = 0
+    new = begin_held(service) if draining else 0
     with service.connect() as connection:
         connection.ask()
         if draining:
-            new = service.begin_drain()
+            let_commit(service)
         connection.was_closed()
         # The server has closed; to it, this is what was already under way then.
         connection.sock.sendall(GET % b"/")
@@ -171,9 +188,10 @@ def test_clients_that_are_silent_after_their_handshake_take_no_threads(
     tls = service.use_tls(certificate)
     service.configure(threads=2, workers=1, keepalive=2, hot_probation=0, hot_drain_timeout=60, **tls)
     service.start()
+    new = begin_held(service)
     with service.connect() as late, service.connect() as silent, service.connect():
         assert service.ask().gen == "A"
-        new = service.begin_drain()
+        let_commit(service)
         answer = late.ask()
         assert (answer.gen, answer.closes) == ("A", True)
         finish(service, new)
@@ -321,6 +339,7 @@ def test_clients_that_do_not_close_hold_up_no_drain(service: Service, worker: st
         for client in clients:
             client.ask()
         new = service.begin_drain()
+        wait_paused(service)
         for client in clients:
             # Unlike http.client, this one does not close its end.
             client.sock.sendall(GET % b"/")
@@ -352,9 +371,7 @@ def test_a_request_that_has_begun_is_served(service: Service, worker: str, trans
     service.configure(worker_class=worker, workers=workers, keepalive=keepalive, hot_probation=0, **transport)
     service.start()
     # Before the pause gunicorn's gevent worker cuts off a head that takes longer than the keep-alive time.
-    service.release("B hold=boot")
-    new = service.begin_upgrade()
-    service.wait_file("boot.held", lines=workers)
+    new = begin_held(service, workers)
     with contextlib.ExitStack() as stack:
         clients = {name: stack.enter_context(service.connect()).sock for name in STALLS}
         for name, client in clients.items():
@@ -362,8 +379,7 @@ def test_a_request_that_has_begun_is_served(service: Service, worker: str, trans
         if worker != "sync":
             # It accepts in order, so now it has them all.
             assert service.ask().gen == "A"
-        service.write("boot")
-        service.wait_log("committed to successor")
+        let_commit(service)
         assert clients["continue"].recv(65536) == b"HTTP/1.1 100 Continue\r\n\r\n"
         # Longer than an idle connection would live.
         clients["head"].settimeout(keepalive * 1.5)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import logging
 import os
+import select
 import socket
 from pathlib import Path
 from typing import Any
@@ -97,6 +98,7 @@ def test_a_kept_socket_stays_an_added_one_is_bound_and_a_removed_one_is_closed_h
         os.fstat(fds[1])
     # One socket, and not two of one address.
     with socket.create_connection(("127.0.0.1", port)):
+        assert select.select([made[1]], [], [], 20)[0]
         made[1].accept()[0].close()
     with pytest.raises(BlockingIOError):
         old[0].accept()

@@ -299,8 +299,8 @@ def test_a_broken_answer_is_a_failure(kind: str, serve: Serve, outcome: str) -> 
 ])
 def test_no_whole_answer_in_time_is_a_timeout(kind: str, serve: Serve) -> None:
     with Server(serve) as server:
-        report = only_failure(server.address, kind, "timeout", timeout=0.2)
-    assert all(record.done - record.opened >= 0.199 for record in report.records)
+        report = only_failure(server.address, kind, "timeout", timeout=0.5)
+    assert all(record.done - record.opened >= 0.499 for record in report.records)
 
 
 def test_a_reused_connection_tells_how_long_it_was_idle() -> None:
@@ -388,7 +388,7 @@ def test_another_error_of_connect(tmp_path: Path) -> None:
 @pytest.mark.parametrize("serve", [close_at_once, reset_the_hello, never_answer])
 def test_a_handshake_that_fails(serve: Serve) -> None:
     with Server(serve) as server:       # that speaks no TLS
-        only_failure(server.address, "new", "tls", timeout=0.2, tls=True)
+        only_failure(server.address, "new", "tls", timeout=0.5, tls=True)
 
 
 def test_a_server_of_plain_http_fails_the_handshake() -> None:
@@ -626,7 +626,7 @@ def test_stop_lets_the_requests_in_flight_finish(monkeypatch: pytest.MonkeyPatch
 
 def test_stop_does_not_wait_for_thinkers(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(random, "uniform", lambda low, high: 3600)
-    with Server(Good()) as server, Load(server.address, {"idle": 3}, timeout=1) as load:
+    with Server(Good()) as server, Load(server.address, {"idle": 3}, timeout=5) as load:
         load.wait_for(3)
         assert len(load.stop().records) == 3
 

@@ -137,6 +137,7 @@ def test_the_service_is_one_process_to_its_manager(service: Service, name: str) 
 
     with unnoticed(service):
         upgrade("B", "The predecessor has left")
+        until(lambda: title(first).startswith("gunicorn: hot "), "the holder's title")
         assert "for master" in title(first)
         upgrade("C", "The predecessor has left")
         upgrade("D broken", "Upgrade failed: .*this release is broken")

@@ -110,6 +110,7 @@ def test_it_is_where_the_setting_says_for_every_generation(service: Service) -> 
     service.configure(hot_status_file="status")
     service.start()
     file = str(service.folder / "status")
+    until(lambda: os.path.exists(file), "the status file")
     assert statusfile.read(file).service.pid == service.master
     assert not (service.folder / "gunicorn_hot").exists()
     service.configure(hot_status_file="other")
@@ -280,6 +281,7 @@ def test_a_check_serves_nobody_where_versions_may_mix(service: Service) -> None:
 def test_the_status_comes_back_when_somebody_has_tidied_up(service: Service) -> None:
     service.configure(workers=1)
     service.start()
+    wait(service, lambda s: s.state == "serving", "it serves")
     found = Path(path(service))
     found.unlink()
     found.parent.rmdir()
@@ -291,6 +293,7 @@ def test_the_status_comes_back_when_somebody_has_tidied_up(service: Service) -> 
 def test_the_status_of_a_quiet_service_survives_who_tidies_up(service: Service) -> None:
     service.configure(workers=1)
     service.start()
+    wait(service, lambda s: s.state == "serving", "it serves")
     found = Path(path(service))
     # Whoever removes what was not used for days.
     long_ago = time.time() - 9 * 86400
@@ -309,6 +312,7 @@ def test_the_status_of_a_quiet_service_survives_who_tidies_up(service: Service) 
 def test_a_status_that_cannot_be_written_is_not_left_as_it_was(service: Service) -> None:
     service.configure(workers=1)
     service.start()
+    wait(service, lambda s: s.state == "serving", "it serves")
     found = Path(path(service))
     limits = resource.prlimit(service.master, resource.RLIMIT_FSIZE, (1, -1))
     ask(service, "rollback")

@@ -6,6 +6,7 @@ import re
 import socket
 
 import pytest
+from outside import wait_paused
 from raw import GET
 from server import Service, speaks_asgi, wait_gone
 from test_app_side import application
@@ -75,6 +76,7 @@ def test_the_last_answer_says_only_that_it_is_the_last(service: Service, worker:
         for kept in connection, other:
             assert "close" not in ask(kept.sock)
         new = service.begin_drain()
+        wait_paused(service)
         assert ask(connection.sock) == ["close"]
         connection.was_closed()
         if speaks_asgi(worker):

@@ -120,6 +120,19 @@ def footprint(service: Service) -> dict[str, object]:
     }
 
 
+def steady_footprint(service: Service) -> dict[str, object]:
+    """Return what it is as soon as it is the same twice."""
+    found = footprint(service)
+
+    def steady() -> bool:
+        nonlocal found
+        before, found = found, footprint(service)
+        return found == before
+
+    until(steady, "a footprint that stays")
+    return found
+
+
 def check_footprint(service: Service, first: dict[str, object]) -> None:
     """A leak stays; what a worker has open for a moment does not."""
     until(lambda: footprint(service) == first, f"{first}\nafter an upgrade: {footprint(service)}", timeout=5)
@@ -144,7 +157,7 @@ def upgrade_in_a_row(service: Service, count: int) -> None:
             settle(service)
             # The channel to the predecessor is closed as soon as it has left.
             service.wait_log(rf"\[{master}\] .* The predecessor has left")
-            first = first or footprint(service)
+            first = first or steady_footprint(service)
             check_footprint(service, first)
             memory.append(resident(master))
         check_sole(service, release)

@@ -367,7 +367,7 @@ def test_peer_that_says_more(service: Service) -> None:
 
 def test_new_configuration_without_the_hook(service: Service) -> None:
     """It never says that it is ready. KNOWN["stock-successor"]: its workers accept meanwhile, as gunicorn's do."""
-    service.configure(hot_ready_timeout=2)
+    service.configure(hot_ready_timeout=6)
     service.start()
     workers = service.workers()
     before = descriptors(service.master)
@@ -376,7 +376,7 @@ def test_new_configuration_without_the_hook(service: Service) -> None:
         service.configure(hook=None)
         service.release("B")
         successor = service.begin_upgrade()
-        service.wait_log(r"Upgrade failed: .*not ready in 2s \(hot_ready_timeout\)", after=mark)
+        service.wait_log(r"Upgrade failed: .*not ready in 6s \(hot_ready_timeout\)", after=mark)
         check_sole(service, "A", master=service.master)
         assert not is_running(successor)
         assert service.workers() == workers
