@@ -106,6 +106,23 @@ def test_a_service_that_boots_says_so(service: Service) -> None:
     wait(service, lambda s: s.state == "serving", "it serves")
 
 
+def test_a_worker_that_is_too_busy_to_answer_the_pause_has_a_request_in_flight(service: Service) -> None:
+    service.configure(workers=1, worker_class="sync", hot_probation=DEADLINE)
+    service.start()
+
+    def old(found: Status) -> list[tuple[str, int | None]]:
+        (master,) = (master for master in found.masters if master.pid == service.master)
+        return [(worker.state, worker.in_flight) for worker in master.workers]
+
+    with service.held() as held:
+        service.release("B")
+        service.begin_upgrade()
+        wait(service, lambda s: old(s) == [("paused", 1)], "it holds one")
+        service.write("go")
+        assert held.answer().gen == "A"
+        wait(service, lambda s: old(s) == [("paused", 0)], "it holds none")
+
+
 def test_it_is_where_the_setting_says_for_every_generation(service: Service) -> None:
     service.configure(hot_status_file="status")
     service.start()
