@@ -221,17 +221,18 @@ def make_certificate(folder: Path, name: str) -> Certificate:
 @pytest.mark.parametrize("how", ["other-path", "same-path"])
 def test_certificate(service: Service, certificate: Certificate, worker: str, how: str, tmp_path: Path) -> None:
     """Renewed by another path, or in its place, as certbot does."""
-    # One file: gunicorn loads it with each connection, and two cannot be replaced at the same instant.
+    # One file: gunicorn loads it with each connection, and two cannot be replaced at the same instant. Not even one, as
+    # it is opened twice, for the certificate and for the key; so it is replaced before there is a load.
     mine = Certificate(tmp_path / "my.pem", tmp_path / "my.pem")
     mine.cert.write_text(certificate.key.read_text() + certificate.cert.read_text())
     service.configure(worker_class=worker, **service.use_tls(mine))
     service.start()
     assert served_certificate(service.address) == certificate.cert.read_text().strip()
     other = make_certificate(tmp_path, "other")
+    if how == "same-path":
+        other.cert.rename(mine.cert)
+        other = mine
     with unnoticed(service) as load:
-        if how == "same-path":
-            other.cert.rename(mine.cert)
-            other = mine
         upgrade(service, "B", worker_class=worker, **service.use_tls(other))
         load.wait_for(10, gen="B")
         assert served_certificate(service.address) in other.cert.read_text()
