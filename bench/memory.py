@@ -73,6 +73,8 @@ def _occupy(port: int, pids: list[int]) -> None:
         exchange = Exchange(port)
         pid = exchange.get("/", close=True)["x-pid"]
         exchange.close()
+        if pid not in left:
+            raise BenchError(f"a worker with pid {pid} has taken the place of one of {pids}")
         left[pid] -= 1
         if max(left.values()) <= 0:
             return

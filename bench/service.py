@@ -197,7 +197,8 @@ class Service:
     The import of the application sleeps for `import_s` and computes for `import_cpu_s`; without
     `may_raise_priority` the server is an ordinary user's in that respect.
 
-    It is executed by the command `prefix`, if there is one, and finds `env` in its environment.
+    It is executed by the command `prefix`, if there is one, and finds `env` in its environment. `ballast` is a number
+    of objects that its master makes before it does anything else.
 
     `settings` are gunicorn's. Both kinds get the same configuration file but for the line that adopts
     gunicorn_hot (and its own settings). Linux only: it uses pidfds.
@@ -206,7 +207,7 @@ class Service:
     def __init__(
         self, worker: str, hot: bool, *, workers: int, import_s: float = 0.0, import_cpu_s: float = 0.0,
         may_raise_priority: bool = True, prefix: Sequence[str] = (), env: Mapping[str, str] | None = None,
-        **settings: Any
+        ballast: int = 0, **settings: Any
     ) -> None:
         self.hot = hot
         self.port = free_port()
@@ -232,6 +233,7 @@ class Service:
         self._may_raise_priority = may_raise_priority
         self._prefix = prefix
         self._env = env or {}
+        self._ballast = ballast
         self._folder: str | None = None
         self._log: Log | None = None
         #: Oldest first. With hot_pid "stable" the first one becomes the holder, and stays.
@@ -276,6 +278,9 @@ class Service:
         lines.append(f"def post_worker_init(worker):\n    worker.log.info({_INITIALISED!r})")
         if self.hot:
             lines.insert(0, "from gunicorn_hot import on_starting")
+        if self._ballast:
+            # The names of a configuration file live as long as the server.
+            lines.insert(0, f"import random\n_ballast = [bytes(random.randrange(480)) for _ in range({self._ballast})]")
         return "\n".join([*lines, ""])
 
     def wait_ready(self, timeout: float = 60.0) -> None:

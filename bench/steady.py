@@ -1,12 +1,15 @@
 """What gunicorn_hot costs while nothing is upgraded: throughput, CPU time and instructions per request, hot / stock.
 
 Each pair has two fresh servers, which are asked in short turns, one after the other: what else the machine does meets
-both. Fresh ones for each pair, because two processes of the same program differ by a few percent for as long as they
-live, by the layout of their memory and the seed of their hashes.
+both. Fresh ones for each pair, and each with a ballast of its own in its memory, because two processes of the same
+program differ by a few percent for as long as they live, by the layout of their memory and the seed of their hashes.
+Without a ballast one program would have nearly the same layout each time, and be lucky, or not, in each pair.
 """
 
 from __future__ import annotations
 
+import importlib.util
+import random
 import statistics
 from typing import Any
 
@@ -23,6 +26,10 @@ _WARMUP = 200           # requests
 #: One worker, if nothing else is asked for: with two, they and the load would share the two cores of a small
 #: machine, and the scheduler would decide the throughput.
 _WORKERS = 1
+#: The event loops of gunicorn's asgi worker. uvicorn's takes uvloop where there is one.
+_LOOPS = ("asyncio", "uvloop")
+#: In the configuration file: objects of all the sizes that the interpreter's allocator keeps apart.
+_BALLAST = 10_000       # objects at most
 
 
 def run(options: Options, ceiling: Ceiling) -> Result:
@@ -35,8 +42,9 @@ def run(options: Options, ceiling: Ceiling) -> Result:
          "hot, 1000 instructions/request", "stock", "ratio", "failed"),
     )
     for worker in options.types():
-        _measure(worker, options, ceiling, result)
-        options.save(result)
+        for loop in _loops(worker, result):
+            _measure(worker, loop, options, ceiling, result)
+            options.save(result)
     if options.reuse_port:
         result.notes.append("with reuse_port: a listening socket for each worker")
     if options.control:
@@ -47,13 +55,24 @@ def run(options: Options, ceiling: Ceiling) -> Result:
     return result
 
 
-def _measure(worker: str, options: Options, ceiling: Ceiling, result: Result) -> None:
+def _loops(worker: str, result: Result) -> tuple[str | None, ...]:
+    if worker != "asgi":
+        return (None,)
+    if importlib.util.find_spec("uvloop"):
+        return _LOOPS
+    result.notes.append("asgi, uvloop: skipped: not installed")
+    return ("asyncio",)
+
+
+def _measure(worker: str, loop: str | None, options: Options, ceiling: Ceiling, result: Result) -> None:
     keep = worker != "sync"         # a sync worker closes after each answer
+    title = f"{worker}, {loop}" if loop else worker
+    settings: dict[str, Any] = {"asgi_loop": loop} if loop else {}
     records: list[dict[str, Any]] = []
     for pair in range(options.pairs):
-        record: dict[str, Any] = {"worker": worker, "pair": pair}
-        with (_service(worker, options, not options.control) as hot,
-              _service(worker, options, False) as stock):
+        record: dict[str, Any] = {"worker": title, "pair": pair}
+        with (_service(worker, options, not options.control, settings) as hot,
+              _service(worker, options, False, settings) as stock):
             for service in (hot, stock):
                 service.start()
             for service in (hot, stock):
@@ -68,7 +87,7 @@ def _measure(worker: str, options: Options, ceiling: Ceiling, result: Result) ->
         record["ratio"] = statistics.median(
             ours["rate"] / theirs["rate"] for ours, theirs in zip(turns["hot"], turns["stock"], strict=True))
         records.append(record)
-    counts = _instructions(worker, keep, options, result)
+    counts = _instructions(worker, keep, options, result, settings)
     for record in records:
         record["instructions"] = counts
     result.records += records
@@ -79,7 +98,7 @@ def _measure(worker: str, options: Options, ceiling: Ceiling, result: Result) ->
     failed = sum(side["failed"] for side in (*hots, *stocks))
     result.failed += failed
     result.add(
-        worker, "kept" if keep else "new", len(records),
+        title, "kept" if keep else "new", len(records),
         spread([side["rate"] for side in hots], 0), spread([side["rate"] for side in stocks], 0),
         spread(ratios, 3), verdict(statistics.median(ratios) >= _RATIO),
         spread([side["cpu_us"] for side in hots], 0), spread([side["cpu_us"] for side in stocks], 0),
@@ -89,16 +108,18 @@ def _measure(worker: str, options: Options, ceiling: Ceiling, result: Result) ->
     best = max(side["rate"] for side in (*hots, *stocks))
     if best > NEAR * limit:
         result.notes.append(
-            f"{worker}: {best:.0f}/s is near the load's own ceiling ({limit:.0f}/s): trust the CPU ratio")
+            f"{title}: {best:.0f}/s is near the load's own ceiling ({limit:.0f}/s): trust the CPU ratio")
 
 
-def _instructions(worker: str, keep: bool, options: Options, result: Result) -> dict[str, float] | None:
+def _instructions(
+    worker: str, keep: bool, options: Options, result: Result, settings: dict[str, Any]
+) -> dict[str, float] | None:
     """Of each side, for one request; None if nobody can say."""
     if not options.instructions or instructions.counter() is None:
         return None
     try:
         return instructions.per_request(
-            worker, {"hot": not options.control, "stock": False}, keep, options.instructions)
+            worker, {"hot": not options.control, "stock": False}, keep, options.instructions, settings)
     except (BenchError, OSError) as exc:
         result.notes.append(f"{worker}: instructions: not available: {exc}")
         return None
@@ -120,8 +141,11 @@ def _how_counted(options: Options) -> str:
     return f"instructions: of the program, not of the kernel; {how}"
 
 
-def _service(worker: str, options: Options, hot: bool) -> Service:
-    return Service(worker, hot, workers=options.workers or _WORKERS, reuse_port=options.reuse_port)
+def _service(worker: str, options: Options, hot: bool, settings: dict[str, Any]) -> Service:
+    return Service(
+        worker, hot, workers=options.workers or _WORKERS, reuse_port=options.reuse_port,
+        ballast=random.randrange(_BALLAST), **settings,
+    )
 
 
 def _ask(service: Service, keep: bool, options: Options) -> dict[str, Any]:
