@@ -12,7 +12,7 @@ from bench.service import BenchError
 _HEAD = """\
 # Results
 
-What the benches said on one machine: `python -m bench all`, and then `python -m bench report`. [README.md](README.md)
+What the benches said on one machine, one after the other, and then `python -m bench report`. [README.md](README.md)
 says what each one does and what its columns are; [the comparison](../docs/explanation/comparison.md) says what follows
 from them. Compare rows, and the two sides of one, but not milliseconds with those of another machine.
 """
