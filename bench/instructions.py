@@ -16,7 +16,6 @@ import tempfile
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
-from typing import Any
 
 from bench.service import BenchError, Exchange, Service
 
@@ -38,18 +37,16 @@ def counter() -> str | None:
     return "callgrind" if shutil.which("valgrind") else None
 
 
-def per_request(
-    worker: str, sides: dict[str, bool], keep: bool, requests: int, settings: dict[str, Any]
-) -> dict[str, float]:
+def per_request(worker: str, sides: dict[str, bool], keep: bool, requests: int) -> dict[str, float]:
     """Of each side (hot or not), instructions of its one worker for each of `requests` requests.
 
-    `settings` are gunicorn's. Raises BenchError, OSError; ValueError if `counter()` is None."""
+    Raises BenchError, OSError; ValueError if `counter()` is None."""
     how = {"perf": _by_perf, "callgrind": _by_callgrind}.get(counter() or "")
     if how is None:
         raise ValueError("nothing counts instructions here")
     # At once: how long it takes has no influence on a count.
     with ThreadPoolExecutor() as pool:
-        running = {side: pool.submit(how, worker, hot, keep, requests, settings) for side, hot in sides.items()}
+        running = {side: pool.submit(how, worker, hot, keep, requests) for side, hot in sides.items()}
         return {side: future.result() for side, future in running.items()}
 
 
@@ -67,8 +64,8 @@ def _ask(port: int, keep: bool, requests: int) -> int:
     return int(headers["x-pid"])
 
 
-def _by_perf(worker: str, hot: bool, keep: bool, requests: int, settings: dict[str, Any]) -> float:
-    with Service(worker, hot, workers=1, **settings) as service, tempfile.TemporaryDirectory() as folder:
+def _by_perf(worker: str, hot: bool, keep: bool, requests: int) -> float:
+    with Service(worker, hot, workers=1) as service, tempfile.TemporaryDirectory() as folder:
         service.start()
         service.wait_ready()
         pid = _ask(service.port, keep, _WARM)
@@ -108,19 +105,19 @@ def _perf_stat(pid: int, folder: Path, event: str, ask: Callable[[], object]) ->
     return float(found[1])
 
 
-def _by_callgrind(worker: str, hot: bool, keep: bool, requests: int, settings: dict[str, Any]) -> float:
+def _by_callgrind(worker: str, hot: bool, keep: bool, requests: int) -> float:
     """The difference between a worker of many requests and one of few: what a start and an end take is in both."""
-    few, many = (_simulated(worker, hot, keep, _WARM + more, settings) for more in (0, requests))
+    few, many = (_simulated(worker, hot, keep, _WARM + more) for more in (0, requests))
     return (many - few) / requests
 
 
-def _simulated(worker: str, hot: bool, keep: bool, requests: int, settings: dict[str, Any]) -> int:
+def _simulated(worker: str, hot: bool, keep: bool, requests: int) -> int:
     """Instructions in the life of a worker that answers so many requests."""
     with tempfile.TemporaryDirectory() as folder:
         prefix = ["valgrind", "--tool=callgrind", "--quiet", f"--callgrind-out-file={folder}/%p"]
         service = Service(
             worker, hot, workers=1, prefix=prefix, env={"PYTHONHASHSEED": "0"},
-            timeout=_PATIENCE, graceful_timeout=_PATIENCE, **settings,
+            timeout=_PATIENCE, graceful_timeout=_PATIENCE,
         )
         with service:
             service.start()

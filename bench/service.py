@@ -36,8 +36,10 @@ _GOING_WRONG = re.compile(r"Upgrade failed|^Traceback|Worker failed to boot")
 _TYPE_SETTINGS: dict[str, dict[str, Any]] = {
     "gthread": {"threads": 4},
     "uvicorn": {"worker_class": "uvicorn_worker.UvicornWorker"},
+    "asgi, asyncio": {"worker_class": "asgi", "asgi_loop": "asyncio"},
+    "asgi, uvloop": {"worker_class": "asgi", "asgi_loop": "uvloop"},
 }
-_ASGI_TYPES = ("asgi", "uvicorn")
+_ASGI_TYPES = ("asgi", "asgi, asyncio", "asgi, uvloop", "uvicorn")
 
 
 class BenchError(Exception):

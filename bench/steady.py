@@ -26,8 +26,6 @@ _WARMUP = 200           # requests
 #: One worker, if nothing else is asked for: with two, they and the load would share the two cores of a small
 #: machine, and the scheduler would decide the throughput.
 _WORKERS = 1
-#: The event loops of gunicorn's asgi worker. uvicorn's takes uvloop where there is one.
-_LOOPS = ("asyncio", "uvloop")
 #: In the configuration file: objects of all the sizes that the interpreter's allocator keeps apart.
 _BALLAST = 10_000       # objects at most
 
@@ -42,8 +40,8 @@ def run(options: Options, ceiling: Ceiling) -> Result:
          "hot, 1000 instructions/request", "stock", "ratio", "failed"),
     )
     for worker in options.types():
-        for loop in _loops(worker, result):
-            _measure(worker, loop, options, ceiling, result)
+        for each in _on_each_loop(worker, result):
+            _measure(each, options, ceiling, result)
             options.save(result)
     if options.reuse_port:
         result.notes.append("with reuse_port: a listening socket for each worker")
@@ -55,24 +53,23 @@ def run(options: Options, ceiling: Ceiling) -> Result:
     return result
 
 
-def _loops(worker: str, result: Result) -> tuple[str | None, ...]:
+def _on_each_loop(worker: str, result: Result) -> tuple[str, ...]:
+    """gunicorn's asgi worker has two event loops; uvicorn's takes uvloop where there is one."""
     if worker != "asgi":
-        return (None,)
+        return (worker,)
     if importlib.util.find_spec("uvloop"):
-        return _LOOPS
+        return "asgi, asyncio", "asgi, uvloop"
     result.notes.append("asgi, uvloop: skipped: not installed")
-    return ("asyncio",)
+    return ("asgi, asyncio",)
 
 
-def _measure(worker: str, loop: str | None, options: Options, ceiling: Ceiling, result: Result) -> None:
+def _measure(worker: str, options: Options, ceiling: Ceiling, result: Result) -> None:
     keep = worker != "sync"         # a sync worker closes after each answer
-    title = f"{worker}, {loop}" if loop else worker
-    settings: dict[str, Any] = {"asgi_loop": loop} if loop else {}
     records: list[dict[str, Any]] = []
     for pair in range(options.pairs):
-        record: dict[str, Any] = {"worker": title, "pair": pair}
-        with (_service(worker, options, not options.control, settings) as hot,
-              _service(worker, options, False, settings) as stock):
+        record: dict[str, Any] = {"worker": worker, "pair": pair}
+        with (_service(worker, options, not options.control) as hot,
+              _service(worker, options, False) as stock):
             for service in (hot, stock):
                 service.start()
             for service in (hot, stock):
@@ -87,7 +84,7 @@ def _measure(worker: str, loop: str | None, options: Options, ceiling: Ceiling, 
         record["ratio"] = statistics.median(
             ours["rate"] / theirs["rate"] for ours, theirs in zip(turns["hot"], turns["stock"], strict=True))
         records.append(record)
-    counts = _instructions(worker, keep, options, result, settings)
+    counts = _instructions(worker, keep, options, result)
     for record in records:
         record["instructions"] = counts
     result.records += records
@@ -98,7 +95,7 @@ def _measure(worker: str, loop: str | None, options: Options, ceiling: Ceiling, 
     failed = sum(side["failed"] for side in (*hots, *stocks))
     result.failed += failed
     result.add(
-        title, "kept" if keep else "new", len(records),
+        worker, "kept" if keep else "new", len(records),
         spread([side["rate"] for side in hots], 0), spread([side["rate"] for side in stocks], 0),
         spread(ratios, 3), verdict(statistics.median(ratios) >= _RATIO),
         spread([side["cpu_us"] for side in hots], 0), spread([side["cpu_us"] for side in stocks], 0),
@@ -108,18 +105,16 @@ def _measure(worker: str, loop: str | None, options: Options, ceiling: Ceiling, 
     best = max(side["rate"] for side in (*hots, *stocks))
     if best > NEAR * limit:
         result.notes.append(
-            f"{title}: {best:.0f}/s is near the load's own ceiling ({limit:.0f}/s): trust the CPU ratio")
+            f"{worker}: {best:.0f}/s is near the load's own ceiling ({limit:.0f}/s): trust the CPU ratio")
 
 
-def _instructions(
-    worker: str, keep: bool, options: Options, result: Result, settings: dict[str, Any]
-) -> dict[str, float] | None:
+def _instructions(worker: str, keep: bool, options: Options, result: Result) -> dict[str, float] | None:
     """Of each side, for one request; None if nobody can say."""
     if not options.instructions or instructions.counter() is None:
         return None
     try:
         return instructions.per_request(
-            worker, {"hot": not options.control, "stock": False}, keep, options.instructions, settings)
+            worker, {"hot": not options.control, "stock": False}, keep, options.instructions)
     except (BenchError, OSError) as exc:
         result.notes.append(f"{worker}: instructions: not available: {exc}")
         return None
@@ -141,10 +136,10 @@ def _how_counted(options: Options) -> str:
     return f"instructions: of the program, not of the kernel; {how}"
 
 
-def _service(worker: str, options: Options, hot: bool, settings: dict[str, Any]) -> Service:
+def _service(worker: str, options: Options, hot: bool) -> Service:
     return Service(
         worker, hot, workers=options.workers or _WORKERS, reuse_port=options.reuse_port,
-        ballast=random.randrange(_BALLAST), **settings,
+        ballast=random.randrange(_BALLAST),
     )
 
 
