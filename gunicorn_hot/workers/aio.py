@@ -46,8 +46,8 @@ class _Client(socket.socket):
     """An accepted connection, at half the price: Python's own class asks for enumerations that nobody needs here, and
     its `accept` makes two more of them. The loops call these by way of that class; what they get is what it wraps."""
 
-    _io_refs = 0
-    _closed = False
+    __slots__ = ()  # what it has are those of Python's class
+
     __init__ = _socket.socket.__init__
     family = _socket.socket.family  # type: ignore[assignment]
     type = _socket.socket.type  # type: ignore[assignment]
@@ -58,6 +58,13 @@ class AioWorker(HotWorker):
     """Mixed into a gunicorn worker class that runs an event loop, before it.
 
     The adapter makes the protocols, keeps `connections`, and calls `on_connection_lost`."""
+
+    # For the reason that the base has.
+    __slots__ = (
+        "_arriving", "_burst", "_ended_at", "_has_said_ready", "_idle_timer", "_is_open", "_is_quitting", "_is_resting",
+        "_is_stopping", "_is_terminated", "_lifespan", "_lingering", "_link_fd", "_news", "_tls", "_watched",
+        "connections", "drains_since",
+    )
 
     loop: Any
     #: The open connections' protocols; those that are still in their TLS handshake are not among them.
@@ -448,7 +455,9 @@ class AioWorker(HotWorker):
                 finally:
                     board[ACCEPTING] = 0
                 # Both loops make it non-blocking.
-                advance(connect(make_protocol, _Client(family, kind, proto, fd), ssl=tls))
+                client = _Client(family, kind, proto, fd)
+                client._io_refs, client._closed = 0, False
+                advance(connect(make_protocol, client, ssl=tls))
 
         return on_readable
 

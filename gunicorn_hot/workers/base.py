@@ -69,8 +69,10 @@ class HotWorker(_Base):
     if TYPE_CHECKING:
         pid: int  # type: ignore[assignment]
 
-    # What only a few workers ever set, or only a master, is a default of the class. An instance of more than 30
-    # attributes would lose CPython's fast way to all of them, which a request takes some hundred times.
+    # An instance with more than 30 attributes in its dictionary, of which gunicorn has 25, would lose CPython's fast
+    # way to all of them, which a request takes some hundred times. So the twin's own are slots, and what only a few
+    # workers ever set, or only a master, is a default of the class.
+    __slots__ = ("_read_again", "_reading", "_received", "board", "drain", "gate_open", "in_flight", "link")
 
     #: In the master: the worker has said that it is ready.
     is_ready = False

@@ -29,13 +29,17 @@ _PIPELINES = gunicorn.version_info >= (27,)
 
 class _Protocol(ASGIProtocol):
     """Tells the worker of connections. Here a Python call for each request would be seen in a benchmark, so this class
-    has but one, and what is only wanted from the pause on is in the next one (gunicorn 25.3 to 27)."""
+    has but one, where a request's scope is made, and what is only wanted from the pause on is in the next one (gunicorn
+    25.3 to 27)."""
+
+    # Beside the attributes of gunicorn's class, which are as many as the dictionary of an instance holds in its size.
+    __slots__ = ("quiet_since", "since")
 
     worker: ASGIWorker
-    #: When the request came that is, or was last, answered.
-    since = 0.0
+    #: When the application was called for the request that is, or was last, answered; 0.0: for none.
+    since: float
     #: While paused: since when nothing has come; None: unknown, or something has.
-    quiet_since: float | None = None
+    quiet_since: float | None
 
     if TYPE_CHECKING:
         _request_ready: Any
@@ -46,6 +50,7 @@ class _Protocol(ASGIProtocol):
         transport: Any
 
     def connection_made(self, transport: Any) -> None:
+        self.since, self.quiet_since = 0.0, None
         worker = self.worker
         worker.connections.add(self)
         ASGIProtocol.connection_made(self, transport)
@@ -57,9 +62,19 @@ class _Protocol(ASGIProtocol):
         self.worker.connections.discard(self)
         self.worker.on_connection_lost(self, exc)
 
-    def _on_headers_complete(self) -> Any:
+    def _build_http_scope(self, request: Any, sockname: Any, peername: Any) -> dict[str, Any]:
         self.since = time.monotonic()
-        return ASGIProtocol._on_headers_complete(self)  # type: ignore[attr-defined]
+        scope: dict[str, Any] = ASGIProtocol._build_http_scope(  # type: ignore[attr-defined]
+            self, request, sockname, peername)
+        scope[GENERATION_KEY] = self.worker.generation_number
+        return scope
+
+    def _build_websocket_scope(self, *args: Any) -> dict[str, Any]:
+        self.since = time.monotonic()
+        return {**super()._build_websocket_scope(*args), GENERATION_KEY: generation()}  # type: ignore[misc]
+
+    def _build_http2_scope(self, *args: Any) -> dict[str, Any]:
+        return {**super()._build_http2_scope(*args), GENERATION_KEY: generation()}  # type: ignore[misc]
 
     def pause(self) -> None:
         self.__class__ = _PausedProtocol
@@ -91,6 +106,8 @@ class _PausedProtocol(_Protocol):
     that is begun, or in the last of those whose requests had been received. One that has begun has said that the
     connection is kept, and so it is."""
 
+    __slots__ = ()
+
     _ahead: Ahead | None = None
     #: Whether a part of a request's head has come.
     _is_begun = False
@@ -110,7 +127,7 @@ class _PausedProtocol(_Protocol):
 
     def _on_headers_complete(self) -> Any:
         self._is_begun = False
-        return super()._on_headers_complete()
+        return super()._on_headers_complete()  # type: ignore[misc]
 
     def _arm_keepalive_timer(self) -> None:
         # gunicorn 27 takes a connection for idle on which a request has begun to come behind another one.
@@ -149,17 +166,18 @@ class _PausedProtocol(_Protocol):
 
 
 class ASGIWorker(AioWorker, StockASGIWorker):
+    __slots__ = ("generation_number",)
+
     asgi: Any
     state: dict[str, Any]
-
-    def load_wsgi(self) -> None:
-        super().load_wsgi()
-        self.asgi = numbered_asgi(self.asgi, generation())
+    #: Of the generation: the value of a call that a request need not make.
+    generation_number: int
 
     def make_loop(self) -> Any:
         return self.loop  # made by gunicorn's init_process
 
     def prepare(self) -> None:
+        self.generation_number = generation()
         if "h2" in self.cfg.http_protocols:
             from gunicorn_hot.workers import http2_async
 
@@ -167,7 +185,9 @@ class ASGIWorker(AioWorker, StockASGIWorker):
 
     def make_lifespan(self) -> Lifespan:
         asgi = {"version": "3.0", "spec_version": "2.4"}
-        return Lifespan(self.asgi, getattr(self.cfg, "asgi_lifespan", "auto"), asgi, self.state)
+        # The protocols number their scopes; the lifespan and the check do not.
+        application = numbered_asgi(self.asgi, self.generation_number)
+        return Lifespan(application, getattr(self.cfg, "asgi_lifespan", "auto"), asgi, self.state)
 
     def root_path(self) -> str:
         return getattr(self.cfg, "root_path", "") or ""
@@ -226,7 +246,7 @@ class ASGIWorker(AioWorker, StockASGIWorker):
             if connection.http2 is not None:
                 found += [(connection, request, began) for request, began in connection.http2.begun.values()]
             elif (request := connection.request_under_way()) is not None:
-                found.append((connection, request, connection.since))
+                found.append((connection, request, connection.since or time.monotonic()))
         return found
 
     def show_in_flight(self) -> None:

@@ -1,6 +1,7 @@
 """The generation's number in each request: `environ` of WSGI, `scope` of ASGI, and both for gunicorn's access log.
 
-It costs a request no more than an item of a dictionary (WSGI), or one call that does nothing else (ASGI)."""
+It costs a request no more than an item of a dictionary (WSGI), or one call (ASGI; the asgi worker's protocol has it
+where it makes a scope, and this for the lifespan alone)."""
 
 from __future__ import annotations
 
