@@ -1,7 +1,7 @@
 """The generation's number in each request: `environ` of WSGI, `scope` of ASGI, and both for gunicorn's access log.
 
-It costs a request no more than an item of a dictionary (WSGI), or one call (ASGI; the asgi worker's protocol has it
-where it makes a scope, and this for the lifespan alone)."""
+It costs a request no more than an item of a dictionary (WSGI), or one call (ASGI). The asgi worker's protocol numbers
+each scope that it makes; `numbered_asgi` is for uvicorn's, and for the lifespan and the check of both."""
 
 from __future__ import annotations
 
