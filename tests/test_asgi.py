@@ -27,6 +27,19 @@ def _installed(worker: str) -> None:
 
 REQUEST = GET % b"/"
 
+OPEN = """
+import asgi
+from gunicorn_hot.workers import base
+
+
+async def app(scope, receive, send):
+    if scope["type"] != "http" or scope["path"] != "/open":
+        return await asgi.app(scope, receive, send)
+    count = b"%d" % len(base.current.connections)
+    await send({"type": "http.response.start", "status": 200, "headers": [(b"content-length", b"%d" % len(count))]})
+    await send({"type": "http.response.body", "body": count})
+"""
+
 
 def read_answer(sock: socket.socket) -> bytes:
     """Read to the end of the answer, and not of the connection."""
@@ -261,6 +274,23 @@ def test_a_busy_loop_neither_delays_the_cut_over_nor_accepts_after_it(service: S
         service.write("on")
         assert [connection.answer().gen for connection in (busy_too, *waiting)] == ["B"] * 6
     service.master = new
+
+
+def test_connections_that_wait_are_taken_in_one_turn_of_the_loop(service: Service, worker: str) -> None:
+    # Taken one in each turn, they would be out of step for as long as they are kept, which has a price.
+    service.configure(worker_class=worker, workers=1)
+    (service.folder / "app.py").rename(service.folder / "asgi.py")
+    service.write("app.py", OPEN)
+    service.start()
+    with service.connect() as busy, contextlib.ExitStack() as stack:
+        busy.send_request("/block?file=go")
+        service.wait_file("go.held", lines=1)
+        waiting = [stack.enter_context(service.connect()) for _ in range(20)]
+        for connection in waiting:
+            connection.send_request("/open")
+        service.write("go")
+        assert busy.answer().status == 200
+        assert {connection.answer().body for connection in waiting} == {b"21"}
 
 
 def test_resume_after_a_failed_successor(service: Service, worker: str) -> None:
