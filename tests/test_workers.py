@@ -75,3 +75,18 @@ def test_max_requests_still_recycles(service: Service, worker_class: str) -> Non
     service.start()
     (first,) = service.workers()
     until(lambda: service.ask().pid != first, "an answer of another worker")
+
+
+@pytest.mark.parametrize("worker_class", ["sync", "gthread", "gevent", *ASGI_WORKERS])
+def test_the_attributes_of_a_worker_are_no_more_than_the_interpreter_finds_quickly(
+    service: Service, worker_class: str
+) -> None:
+    # CPython 3.11 to 3.13: 30 in the dictionary of an instance (SHARED_KEYS_MAX_SIZE); slots are none of them.
+    service.configure(
+        "def on_drain(worker):", "    with open('attributes', 'a') as file:", "        print(*vars(worker), file=file)",
+        worker_class=worker_class, workers=1,
+    )
+    service.start()
+    service.upgrade()
+    (attributes,) = service.wait_file("attributes", lines=1).splitlines()
+    assert len(attributes.split()) <= 30, attributes

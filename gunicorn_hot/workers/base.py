@@ -69,10 +69,13 @@ class HotWorker(_Base):
     if TYPE_CHECKING:
         pid: int  # type: ignore[assignment]
 
-    # An instance with more than 30 attributes in its dictionary, of which gunicorn has 25, would lose CPython's fast
-    # way to all of them, which a request takes some hundred times. So the twin's own are slots, and what only a few
-    # workers ever set, or only a master, is a default of the class.
-    __slots__ = ("_read_again", "_reading", "_received", "board", "drain", "gate_open", "in_flight", "link")
+    # An instance with more than 30 attributes in its dictionary, of which gunicorn has up to 27, would lose CPython's
+    # fast way to all of them, which a request takes some hundred times. So the twin's own are slots, and what only
+    # a few workers ever set, or only a master, is a default of the class.
+    __slots__ = (
+        "_is_leaving", "_read_again", "_reading", "_received", "_recycle_at",
+        "board", "drain", "gate_open", "in_flight", "link",
+    )
 
     #: In the master: the worker has said that it is ready.
     is_ready = False
@@ -89,9 +92,6 @@ class HotWorker(_Base):
     #: What it has told its master to wait for, and in the master: what it was told.
     waits = ""
     _has_reported = False
-    _is_leaving = False
-    #: `max_requests`, while a hold keeps this worker from being recycled.
-    _recycle_at: int | None = None
 
     def __init__(self, *args: Any, **kwargs: Any) -> None:
         # In the master, before the fork.
@@ -104,6 +104,9 @@ class HotWorker(_Base):
         #: Messages read from the link, modulo 256: what SENT says when there is nothing to read.
         self._received = 0
         self._reading = self._read_again = False
+        self._is_leaving = False
+        #: `max_requests`, while a hold keeps this worker from being recycled.
+        self._recycle_at: int | None = None
 
     # --- booting
 

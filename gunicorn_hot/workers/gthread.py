@@ -34,6 +34,9 @@ def _nothing() -> None:
 
 
 class ThreadWorker(HotWorker, StockThreadWorker):
+    # For the reason that the base has.
+    __slots__ = ("_lingering", "_link_fd", "_most_lingering", "_must_tell_idle")
+
     _accepting: bool
 
     def __init__(self, *args: Any, **kwargs: Any) -> None:

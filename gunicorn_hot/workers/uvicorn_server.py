@@ -121,6 +121,12 @@ class UvicornMixin(AioWorker):
     What uvicorn's own `Server` does is done here: it accepts without asking, and its shutdown closes idle connections
     at once. The configuration, the protocols and the loop are uvicorn's, and so is CONFIG_KWARGS."""
 
+    # For the reason that the base has.
+    __slots__ = (
+        "_dated", "_headers", "_is_limited", "_notified", "_notifying", "_protocol", "_state", "_tasks",
+        "_websocket_headers", "_websocket_state", "server_state",
+    )
+
     #: uvicorn's, made in the master from gunicorn's settings and CONFIG_KWARGS.
     config: Any
     callback_notify: Any
