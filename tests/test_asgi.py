@@ -278,7 +278,7 @@ def test_a_busy_loop_neither_delays_the_cut_over_nor_accepts_after_it(service: S
 
 def test_connections_that_wait_are_taken_in_one_turn_of_the_loop(service: Service, worker: str) -> None:
     # Taken one in each turn, they would be out of step for as long as they are kept, which has a price.
-    service.configure(worker_class=worker, workers=1)
+    service.configure(worker_class=worker, workers=1, keepalive=60)
     (service.folder / "app.py").rename(service.folder / "asgi.py")
     service.write("app.py", OPEN)
     service.start()
