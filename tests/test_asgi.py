@@ -9,6 +9,7 @@ import select
 import signal
 import socket
 import ssl
+import sys
 import time
 from collections.abc import Iterator
 
@@ -38,6 +39,13 @@ async def app(scope, receive, send):
     count = b"%d" % len(base.current.connections)
     await send({"type": "http.response.start", "status": 200, "headers": [(b"content-length", b"%d" % len(count))]})
     await send({"type": "http.response.body", "body": count})
+"""
+
+#: How many of the connections have a dictionary of their own.
+OWN = """
+
+def has_own(connections):
+    return sum(any(type(one) is dict and "transport" in one for one in gc.get_referents(c)) for c in connections)
 """
 
 
@@ -291,6 +299,24 @@ def test_connections_that_wait_are_taken_in_one_turn_of_the_loop(service: Servic
         service.write("go")
         assert busy.answer().status == 200
         assert {connection.answer().body for connection in waiting} == {b"21"}
+
+
+@pytest.mark.skipif(not (3, 11) <= sys.version_info < (3, 13), reason="how these CPythons lay out an object")
+def test_connections_share_the_names_of_their_attributes(service: Service, worker: str) -> None:
+    # An attribute that comes late, when there are several objects of a class, lets each have a dictionary of its own.
+    if worker == "asgi":
+        pytest.skip("gunicorn's own have more attributes than share names")
+    service.configure(worker_class=worker, workers=1, keepalive=60)
+    (service.folder / "app.py").rename(service.folder / "asgi.py")
+    service.write("app.py", "import gc\n" + OPEN.replace("len(base", "has_own(base") + OWN)
+    service.start(serves=False)  # that would ask something
+    service.wait_log("Listening at")
+    with contextlib.ExitStack() as stack:
+        connections = [stack.enter_context(service.connect()) for _ in range(20)]
+        # The last is accepted last: all others are there, and have said nothing.
+        for connection in reversed(connections):
+            connection.send_request("/open")
+            assert connection.answer().body == b"0"
 
 
 def test_resume_after_a_failed_successor(service: Service, worker: str) -> None:

@@ -2,12 +2,16 @@
 
 from __future__ import annotations
 
+import asyncio
 import subprocess
 import sys
+from functools import partial
 from typing import Any
 
 import pytest
 from server import Certificate, Connection, Service, speaks_asgi
+
+from gunicorn_hot.workers.numbering import numbered_asgi
 
 GEVENT_PYWSGI = "gunicorn.workers.ggevent.GeventPyWSGIWorker"
 UVICORN = "uvicorn_worker.UvicornWorker"
@@ -118,3 +122,32 @@ def test_without_a_hot_gunicorn_there_is_none(service: Service) -> None:
     assert asked(service) == "None 0"
     alone = [sys.executable, "-c", "import gunicorn_hot; print(gunicorn_hot.generation())"]
     assert subprocess.run(alone, env=service.env, capture_output=True, text=True, check=True).stdout == "0\n"
+
+
+class _Application:
+    async def __call__(self, scope: dict[str, Any], receive: Any, send: Any) -> None:
+        await send((self, scope))
+
+
+class _Static:
+    @staticmethod
+    async def __call__(scope: dict[str, Any], receive: Any, send: Any) -> None:
+        await send((None, scope))
+
+
+_application = _Application()
+
+
+@pytest.mark.parametrize(
+    "application", [_application, _application.__call__, partial(_Application.__call__, _application), _Static()]
+)
+def test_every_kind_of_application_is_numbered(application: Any) -> None:
+    sent = []
+
+    async def send(message: Any) -> None:
+        sent.append(message)
+
+    asyncio.run(numbered_asgi(application, 7)({"type": "http"}, None, send))
+
+    expected = None if isinstance(application, _Static) else _application
+    assert sent == [(expected, {"type": "http", "gunicorn_hot.generation": 7})]

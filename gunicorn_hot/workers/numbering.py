@@ -5,7 +5,9 @@ each scope that it makes; `numbered_asgi` is for uvicorn's, and for the lifespan
 
 from __future__ import annotations
 
+import inspect
 from collections.abc import Callable
+from types import MethodType
 from typing import Any
 
 from gunicorn.http import wsgi
@@ -29,6 +31,11 @@ def number_wsgi(generation: int) -> None:
 
 def numbered_asgi(application: Callable[..., Any], generation: int) -> Callable[..., Any]:
     """Return the ASGI application, with every scope that it gets numbered: requests, websockets, the lifespan."""
+
+    # A method costs less to call than an object with one, so that the call which is added here is saved there.
+    method = inspect.getattr_static(type(application), "__call__", None)
+    if inspect.isfunction(method):
+        application = MethodType(method, application)
 
     # No coroutine of its own: each await of the application would go through it.
     def call(scope: dict[str, Any], receive: Any, send: Any) -> Any:

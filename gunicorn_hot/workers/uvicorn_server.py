@@ -34,16 +34,23 @@ def _http(base: Any, worker: UvicornMixin) -> Any:
     What it costs in steady state would be seen in a benchmark, so there is no call more for each piece of data: when a
     request has come is noted where uvicorn stops the timer of an idle connection. Nor is there one for each connection
     that ends: nobody wants to know, and later the class is told to `watch`."""
-    received, lost, now = base.data_received, base.connection_lost, time.monotonic
+    made, received, lost, now = base.connection_made, base.data_received, base.connection_lost, time.monotonic
     if _speaks_http2(base):
         return type("Http2", (_Connection, base), {"worker": worker, "watch": lambda _: None})
 
     class Http(mixin(base), base):  # type: ignore[misc]
+        # CPython lays out a class's attributes by those that its first objects have. One more, when there are several
+        # connections, would find no place, and each of them would get a dictionary of its own, which is slower.
+        __slots__ = ("since",)
         #: When the request came that is, or was last, answered; None: nothing has come yet.
-        since: float | None = None
+        since: float | None
 
         if TYPE_CHECKING:
             timeout_keep_alive_task: Any
+
+        def connection_made(self, transport: Any) -> None:
+            self.since = None
+            made(self, transport)
 
         # Called for each piece of data, and after each response; uvicorn's own does no more than what is done with the
         # timer here.
