@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import contextlib
+import http.client
 import signal
 import socket
 
 import pytest
-from server import ASGI_WORKERS, Service, until
+from server import ASGI_WORKERS, Service, until, wait_gone
 
 PATCHED = "from gevent import monkey; monkey.patch_all()"
 CLIENTS = 40
@@ -38,6 +40,32 @@ def test_clients_that_do_not_close_hold_up_nobody_in_gthread(service: Service) -
     finally:
         for client in clients:
             client.close()
+
+
+QUIT_WHILE_IT_HANDS_OVER = """
+import os, signal
+def post_worker_init(worker):
+    hand_over = worker.tpool._adjust_thread_count  # called with the pool locked
+    def interrupted():
+        hand_over()
+        if os.path.exists("quit"):
+            os.unlink("quit")
+            os.kill(os.getpid(), signal.SIGQUIT)
+    worker.tpool._adjust_thread_count = interrupted
+"""
+
+
+def test_a_quick_stop_of_gthread_while_it_hands_a_request_to_its_pool(service: Service) -> None:
+    # gunicorn's worker would wait for itself, until it is killed.
+    service.configure(QUIT_WHILE_IT_HANDS_OVER, worker_class="gthread", workers=1)
+    service.start()
+    [worker] = service.workers()
+    service.write("quit")
+    with contextlib.suppress(OSError, http.client.HTTPException):
+        service.ask()
+    wait_gone(worker)
+    service.wait_log(rf"Worker exiting \(pid: {worker}\)")
+    assert service.ask().status == 200
 
 
 @pytest.mark.parametrize("worker_class", ["gevent", "sync"])

@@ -11,6 +11,7 @@ from typing import Any
 
 import gunicorn
 from gunicorn import util
+from gunicorn.workers.base import Worker
 from gunicorn.workers.gthread import _DEFER, DEFAULT_WORKER_DATA_TIMEOUT  # type: ignore[attr-defined]
 from gunicorn.workers.gthread import ThreadWorker as StockThreadWorker
 
@@ -50,6 +51,13 @@ class ThreadWorker(HotWorker, StockThreadWorker):
         self._link_fd: int | None = None
 
     def run(self) -> None:
+        try:
+            self._serve()
+        finally:
+            # gunicorn does it within the handler of SIGQUIT, and waits for a lock that the interrupted code may hold.
+            self.tpool.shutdown(wait=False)
+
+    def _serve(self) -> None:
         if "h2" in self.cfg.http_protocols:
             from gunicorn_hot.workers import http2
 
@@ -156,7 +164,8 @@ class ThreadWorker(HotWorker, StockThreadWorker):
         if self.end_drain_now():
             self.method_queue.defer(_nothing)
         else:
-            super().handle_quit(sig, frame)
+            self.report_cut()
+            Worker.handle_quit(self, sig, frame)  # see `run`
 
     def _patience(self, now: float) -> float:
         """Seconds until something must be looked at even if no event comes."""
