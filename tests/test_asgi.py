@@ -15,7 +15,7 @@ from collections.abc import Iterator
 
 import pytest
 from raw import GET
-from server import ASGI_WORKERS, Certificate, Service, is_running, until, wait_gone
+from server import ASGI_WORKERS, DEADLINE, Certificate, Service, is_running, until, wait_gone
 
 pytestmark = pytest.mark.parametrize("worker", ASGI_WORKERS)
 
@@ -46,6 +46,16 @@ OWN = """
 
 def has_own(connections):
     return sum(any(type(one) is dict and "transport" in one for one in gc.get_referents(c)) for c in connections)
+"""
+
+
+#: How many connections are in memory.
+KEPT = """
+
+def kept(connections):
+    gc.collect()
+    kind = type(next(iter(connections)))
+    return sum(type(one) is kind for one in gc.get_objects())
 """
 
 
@@ -319,6 +329,41 @@ def test_connections_share_the_names_of_their_attributes(service: Service, worke
             assert connection.answer().body == b"0"
 
 
+def test_an_idle_connection_is_kept_for_its_time(service: Service, worker: str) -> None:
+    # One timer serves many requests: it must not end the connection with the first one's time, nor begin a new one.
+    if worker == "asgi":
+        pytest.skip("gunicorn's own timers")
+    service.configure(worker_class=worker, workers=1, keepalive=1)
+    service.start()
+    with service.connect() as used:
+        asked = begun = time.monotonic()
+        while asked < begun + 0.5:
+            asked = time.monotonic()
+            used.ask()
+        with service.connect() as later:
+            later.ask()
+            assert select.select([used.sock, later.sock], [], [], DEADLINE)[0]
+            assert time.monotonic() > asked + 0.99
+            later.was_closed()
+        for _ in range(5):  # the loop's milliseconds are rounded
+            service.ask()
+        assert select.select([used.sock], [], [], 0)[0]
+        used.was_closed()
+
+
+def test_a_connection_that_has_ended_is_forgotten(service: Service, worker: str) -> None:
+    service.configure(worker_class=worker, workers=1, keepalive=60)
+    (service.folder / "app.py").rename(service.folder / "asgi.py")
+    service.write("app.py", "import gc\n" + OPEN.replace("len(base", "kept(base") + KEPT)
+    service.start()
+    for _ in range(20):
+        with service.connect() as connection:
+            connection.ask()
+            connection.ask()
+    with service.connect() as last:
+        until(lambda: last.ask("/open").body == b"1", "one connection in memory")
+
+
 def test_resume_after_a_failed_successor(service: Service, worker: str) -> None:
     service.configure(worker_class=worker, workers=2, hot_probation=20)
     service.start()
@@ -559,3 +604,45 @@ def test_config_kwargs_of_a_subclass(service: Service, worker: str) -> None:
         assert websocket.ask("one") == "A one"
         assert websocket.wait_closed() == 1012
         service.wait_log("Upgrade: done, .* 1 requests cut")
+
+
+OWN_PROTOCOL = """
+from pathlib import Path
+from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
+from uvicorn_worker import UvicornWorker
+
+
+class Protocol(HttpToolsProtocol):
+    __slots__ = ("made",)
+
+    def connection_made(self, transport):
+        super().connection_made(transport)
+        self.made = self.loop.time()
+        self.loop.call_later(self.timeout_keep_alive, self.write_later, "later")
+
+    def write_later(self, name):
+        Path(name).write_text("yes" if self.loop.time() - self.made >= 0.99 else "no")
+
+
+class Mine(UvicornWorker):
+    CONFIG_KWARGS = {"http": Protocol}
+"""
+
+
+def test_a_protocol_class_of_the_users_own(service: Service, worker: str) -> None:
+    if "uvicorn" not in worker:
+        pytest.skip("gunicorn's worker has one of its own")
+    service.write("my_uvicorn.py", OWN_PROTOCOL)
+    service.configure(worker_class="my_uvicorn.Mine", workers=1, keepalive=1, hot_probation=0)
+    service.start()
+    with service.connect() as connection:
+        connection.ask()
+        connection.was_closed()
+    assert service.wait_file("later") == "yes"
+    with service.connect() as connection, service.held() as other:
+        connection.ask()
+        service.begin_drain()
+        answer = connection.ask()
+        assert (answer.gen, answer.closes) == ("A", True)
+        service.write("go")
+        assert other.answer().gen == "A"

@@ -20,6 +20,7 @@ from gunicorn_hot.workers import sent
 from gunicorn_hot.workers.aio import AioWorker
 from gunicorn_hot.workers.lifespan import Lifespan
 from gunicorn_hot.workers.numbering import numbered_asgi
+from gunicorn_hot.workers.uvicorn_idle import Timed
 from gunicorn_hot.workers.uvicorn_leaving import Headers, LastHeaders, counting, mixin
 
 if TYPE_CHECKING:
@@ -32,58 +33,23 @@ def _http(base: Any, worker: UvicornMixin) -> Any:
     """Return a subclass of the protocol class that uvicorn was told to use.
 
     What it costs in steady state would be seen in a benchmark, so there is no call more for each piece of data: when a
-    request has come is noted where uvicorn stops the timer of an idle connection. Nor is there one for each connection
-    that ends: nobody wants to know, and later the class is told to `watch`."""
-    made, received, lost, now = base.connection_made, base.data_received, base.connection_lost, time.monotonic
+    request has come is noted where uvicorn stops the timer of an idle connection."""
     if _speaks_http2(base):
-        return type("Http2", (_Connection, base), {"worker": worker, "watch": lambda _: None})
+        return type("Http2", (_Connection, base), {"worker": worker})
 
-    class Http(mixin(base), base):  # type: ignore[misc]
-        # CPython lays out a class's attributes by those that its first objects have. One more, when there are several
-        # connections, would find no place, and each of them would get a dictionary of its own, which is slower.
-        __slots__ = ("since",)
-        #: When the request came that is, or was last, answered; None: nothing has come yet.
-        since: float | None
-
-        if TYPE_CHECKING:
-            timeout_keep_alive_task: Any
-
-        def connection_made(self, transport: Any) -> None:
-            self.since = None
-            made(self, transport)
-
-        # Called for each piece of data, and after each response; uvicorn's own does no more than what is done with the
-        # timer here.
-        def _unset_keepalive_if_required(self) -> None:
-            timer = self.timeout_keep_alive_task
-            if timer is not None:
-                timer.cancel()
-                self.timeout_keep_alive_task = None
-                self.since = now()
-            elif self.since is None:
-                self.since = now()
+    received, now = base.data_received, time.monotonic
 
     def data_received(self: Any, data: bytes) -> None:
         if self.cycle is None or self.cycle.response_complete:
             self.since = now()
         received(self, data)
 
+    namespace: dict[str, Any] = {"worker": worker, "__slots__": Timed.SLOTS}
     if not hasattr(base, "_unset_keepalive_if_required"):  # it is none of uvicorn's
-        Http.data_received = data_received
-
-    def connection_lost(self: Any, exc: Exception | None) -> None:
-        lost(self, exc)
-        worker.on_connection_lost(self, exc)
-
-    def watch(is_wanted: bool) -> None:
-        if is_wanted:
-            Http.connection_lost = connection_lost
-        elif "connection_lost" in vars(Http):
-            del Http.connection_lost
-
-    Http.counting = counting(Http)
-    Http.watch = watch
-    return Http
+        namespace["data_received"] = data_received
+    http: Any = type("Http", (mixin(base), Timed, _Connection, base), namespace)
+    http.counting = counting(http)
+    return http
 
 
 def _speaks_http2(protocol: Any) -> bool:
@@ -130,8 +96,8 @@ class UvicornMixin(AioWorker):
 
     # For the reason that the base has.
     __slots__ = (
-        "_dated", "_headers", "_is_limited", "_notified", "_notifying", "_protocol", "_state", "_tasks",
-        "_websocket_headers", "_websocket_state", "server_state",
+        "_dated", "_headers", "_is_limited", "_notified", "_notifying", "_protocol", "_protocol_loop", "_state",
+        "_tasks", "_websocket_headers", "_websocket_state", "server_state",
     )
 
     #: uvicorn's, made in the master from gunicorn's settings and CONFIG_KWARGS.
@@ -174,6 +140,8 @@ class UvicornMixin(AioWorker):
         if _speaks_http2(protocol):
             self._headers.say_close = False
         self._protocol = _http(protocol, self)
+        is_timed = issubclass(self._protocol, Timed)
+        self._protocol_loop = self._protocol.loop_for(self.loop, self.keep_alive()) if is_timed else self.loop
         if config.ws_protocol_class is not None:
             websocket = type("Websocket", (_Websocket, config.ws_protocol_class), {"worker": self})
 
@@ -197,7 +165,8 @@ class UvicornMixin(AioWorker):
 
     def protocol_factory(self) -> Callable[[], Any]:
         return partial(
-            self._protocol, config=self.config, server_state=self.server_state, app_state=self._state, _loop=self.loop
+            self._protocol, config=self.config, server_state=self.server_state, app_state=self._state,
+            _loop=self._protocol_loop,
         )
 
     # --- once a second
@@ -219,7 +188,6 @@ class UvicornMixin(AioWorker):
 
     def _follow(self) -> None:
         self._headers.__class__ = Headers if self.drain.accepting else LastHeaders
-        self._protocol.watch(not self.drain.accepting or self._is_quitting)
         if self.drain.accepting:
             for connection in self.connections:
                 if getattr(connection, "ahead", None) is not None:
