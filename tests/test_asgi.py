@@ -351,6 +351,22 @@ def test_an_idle_connection_is_kept_for_its_time(service: Service, worker: str) 
         used.was_closed()
 
 
+def test_a_request_that_came_while_the_loop_was_busy_is_answered(service: Service, worker: str) -> None:
+    keepalive = 2
+    service.configure(worker_class=worker, workers=1, keepalive=keepalive)
+    service.start()
+    with service.connect() as kept, service.connect() as busy:
+        busy.ask()
+        kept.ask()
+        answered = time.monotonic()
+        busy.send_request("/block?file=go")
+        service.wait_file("go.held", lines=1)
+        kept.send_request("/")
+        until(lambda: time.monotonic() > answered + keepalive + 0.1, "the end of its time")
+        service.write("go")
+        assert kept.answer().status == 200
+
+
 def test_a_connection_that_has_ended_is_forgotten(service: Service, worker: str) -> None:
     service.configure(worker_class=worker, workers=1, keepalive=60)
     (service.folder / "app.py").rename(service.folder / "asgi.py")

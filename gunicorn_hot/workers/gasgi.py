@@ -82,6 +82,11 @@ class _Protocol(ASGIProtocol):
         # uvloop keeps the method that it calls.
         self.transport.set_protocol(self)
 
+    def _keepalive_timeout(self) -> None:
+        # The next request may have been read in this turn of the loop: gunicorn's task, which stops the timer, is next.
+        if not self._request_ready.is_set():
+            super()._keepalive_timeout()  # type: ignore[misc]
+
     @property
     def http2(self) -> Any:
         """What speaks HTTP/2 on it, if anything does."""
