@@ -59,6 +59,31 @@ def kept(connections):
 """
 
 
+#: Of the requests so far, of how many the context is in memory.
+CONTEXT = """
+
+class Owner:
+    pass
+
+
+owner = contextvars.ContextVar("owner")
+owners = weakref.WeakSet()
+
+
+def left(_):
+    new = Owner()
+    owner.set(new)
+    owners.add(new)
+    gc.collect()
+    return len(owners)
+"""
+
+UPGRADE = {
+    "Connection": "Upgrade", "Upgrade": "websocket", "Sec-WebSocket-Version": "13",
+    "Sec-WebSocket-Key": "MDEyMzQ1Njc4OWFiY2RlZg==",
+}
+
+
 def read_answer(sock: socket.socket) -> bytes:
     """Read to the end of the answer, and not of the connection."""
     answer = b""
@@ -376,8 +401,25 @@ def test_a_connection_that_has_ended_is_forgotten(service: Service, worker: str)
         with service.connect() as connection:
             connection.ask()
             connection.ask()
+        with service.connect() as connection:
+            connection.ask()
+            connection.request("GET", "/", headers=UPGRADE)
+            assert connection.getresponse().status == 101
     with service.connect() as last:
         until(lambda: last.ask("/open").body == b"1", "one connection in memory")
+
+
+def test_a_kept_connection_holds_nothing_of_an_old_request(service: Service, worker: str) -> None:
+    # A timer has the context of the request after which it was asked for.
+    if worker == "asgi":
+        pytest.skip("gunicorn's own timers")
+    service.configure(worker_class=worker, workers=1, keepalive=60)
+    (service.folder / "app.py").rename(service.folder / "asgi.py")
+    service.write("app.py", "import contextvars, gc, weakref\n" + OPEN.replace("len(base", "left(base") + CONTEXT)
+    service.start()
+    with service.connect() as connection:
+        assert connection.ask("/open").body == b"1"
+        assert connection.ask("/open").body == b"1"
 
 
 def test_resume_after_a_failed_successor(service: Service, worker: str) -> None:
@@ -629,15 +671,20 @@ from uvicorn_worker import UvicornWorker
 
 
 class Protocol(HttpToolsProtocol):
-    __slots__ = ("made",)
+    __slots__ = ("idle_timer", "made")
 
     def connection_made(self, transport):
         super().connection_made(transport)
+        self.idle_timer = self.loop.call_later(self.timeout_keep_alive, self.timeout_keep_alive_handler)
         self.made = self.loop.time()
         self.loop.call_later(self.timeout_keep_alive, self.write_later, "later")
 
     def write_later(self, name):
         Path(name).write_text("yes" if self.loop.time() - self.made >= 0.99 else "no")
+
+    def data_received(self, data):
+        self.idle_timer.cancel()
+        super().data_received(data)
 
 
 class Mine(UvicornWorker):
@@ -655,6 +702,8 @@ def test_a_protocol_class_of_the_users_own(service: Service, worker: str) -> Non
         connection.ask()
         connection.was_closed()
     assert service.wait_file("later") == "yes"
+    with service.connect() as silent:
+        silent.was_closed()
     with service.connect() as connection, service.held() as other:
         connection.ask()
         service.begin_drain()

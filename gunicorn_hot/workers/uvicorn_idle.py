@@ -1,12 +1,15 @@
-"""Since when a connection of uvicorn's is idle, or its request under way; and the timer that ends an idle one.
+"""The timers that end uvicorn's idle connections, at a price that a request does not notice.
 
 uvicorn asks its loop for a timer after each response and takes it back at the next request, which costs more than all
 that this package adds to a request. Here a connection has one timer for many requests: when it is over, it finds that
-the connection was in use meanwhile, and runs on for what is left. An idle one ends at the same time as with uvicorn."""
+the connection was in use meanwhile, and runs on for what is left. An idle one ends at the same time as with uvicorn.
+
+Only for uvicorn's own two classes, of which it is known what they do with their timer and their loop."""
 
 from __future__ import annotations
 
 import asyncio
+import contextvars
 import time
 from operator import attrgetter
 from types import MethodType
@@ -17,30 +20,30 @@ if TYPE_CHECKING:
 else:
     _Mixin = object
 
+_KNOWN = ("uvicorn.protocols.http.h11_impl.H11Protocol", "uvicorn.protocols.http.httptools_impl.HttpToolsProtocol")
+#: A connection has this instead of uvicorn's timer while it is idle.
+_IDLE = object()
 _now = time.monotonic
 
 
-class _Kept:
-    """What uvicorn gets instead of a timer. To take it back, which is to forget it, is enough."""
-
-    def cancel(self) -> None:
-        pass
-
-
-_KEPT = _Kept()
+def is_known(protocol: type[Any]) -> bool:
+    """Whether `Timed` may be mixed into this class. Not into a subclass, which may ask for timers of its own."""
+    return f"{protocol.__module__}.{protocol.__qualname__}" in _KNOWN
 
 
 class IdleLoop:
-    """What uvicorn's protocols have for their loop: it is the loop, but for the timers of idle connections.
+    """What the protocols have for their loop: all that they ask for is the loop's, but for the timers of idle ones.
 
     `patience`: s; how long they are kept. `end`: the method of the protocol class that ends one of them."""
 
-    __slots__ = ("__weakref__", "_end", "_loop", "_patience", "create_task")
+    __slots__ = ("_context", "_end", "_loop", "_patience", "create_task")
 
     def __init__(self, loop: Any, patience: float, end: Any) -> None:
         self._loop = loop
         self._patience = patience
         self._end = end
+        # The timer outlives the request after which it was asked for, and must not keep what belongs to that.
+        self._context = contextvars.copy_context()
         self.create_task = loop.create_task
 
     def call_later(self, delay: float, callback: Any, *args: Any, context: Any = None) -> Any:
@@ -49,16 +52,16 @@ class IdleLoop:
         connection: Any = callback.__self__
         connection.kept_since = _now()
         if connection.idle_timer is None:
-            connection.idle_timer = self._loop.call_later(delay, self._look, connection)
-        return _KEPT
+            connection.idle_timer = self._loop.call_later(delay, self._look, connection, context=self._context)
+        return _IDLE
 
     def _look(self, connection: Any) -> None:
         connection.idle_timer = None
-        if connection.timeout_keep_alive_task is not _KEPT:
+        if connection.timeout_keep_alive_task is not _IDLE:
             return
         left = connection.kept_since + self._patience - _now()
         if left > 0:
-            connection.idle_timer = self._loop.call_later(left, self._look, connection)
+            connection.idle_timer = self._loop.call_later(left, self._look, connection, context=self._context)
         else:
             self._end(connection)
 
@@ -72,41 +75,44 @@ for _name in dir(asyncio.AbstractEventLoop):
 class Timed(_Mixin):
     """Mixed into the protocol class of such connections."""
 
-    #: To be slots of the class that this is mixed into; here they would exclude a protocol class that has slots of its
-    #: own. CPython lays out a class's attributes by those that its first objects have. One more, when there are several
-    #: connections, would find no place, and each of them would get a dictionary of its own, which is slower.
-    SLOTS: ClassVar[tuple[str, ...]] = ("idle_timer", "kept_since", "since")
+    #: To be slots of the class that this is mixed into.
+    SLOTS: ClassVar[tuple[str, ...]] = ("idle_timer", "kept_since")
 
-    #: When the request came that is, or was last, answered; None: nothing has come yet.
-    since: float | None
     #: When the last response was complete; unknown before the first.
     kept_since: float
     idle_timer: asyncio.TimerHandle | None
 
     if TYPE_CHECKING:
+        since: float | None
         timeout_keep_alive_task: Any
+        timeout_keep_alive_handler: Any
 
     @classmethod
     def loop_for(cls, loop: Any, patience: float) -> Any:
         """Return what this class's connections are to have for their loop."""
-        return IdleLoop(loop, patience, getattr(cls, "timeout_keep_alive_handler", None))
+        return IdleLoop(loop, patience, cls.timeout_keep_alive_handler)
 
     def connection_made(self, transport: Any) -> None:
-        self.since = self.idle_timer = None
+        self.idle_timer = None
         super().connection_made(transport)
 
     def connection_lost(self, exc: Exception | None) -> None:
-        if self.idle_timer is not None:
-            self.idle_timer.cancel()  # it would keep the memory of the connection
-            self.idle_timer = None
+        self._stop_timer()
         super().connection_lost(exc)
 
-    # Called for each piece of data, and after each response; uvicorn's own does no more than what is done with the
-    # timer here.
+    def handle_websocket_upgrade(self, *args: Any) -> None:
+        # Another protocol has the connection from now on.
+        self._stop_timer()
+        super().handle_websocket_upgrade(*args)  # type: ignore[misc]
+
+    def _stop_timer(self) -> None:
+        if self.idle_timer is not None:
+            self.idle_timer.cancel()  # it would keep this object in memory
+            self.idle_timer = None
+
     def _unset_keepalive_if_required(self) -> None:
-        timer = self.timeout_keep_alive_task
-        if timer is not None:
-            timer.cancel()
+        # uvicorn's own does no more than to stop its timer.
+        if self.timeout_keep_alive_task is not None:
             self.timeout_keep_alive_task = None
             self.since = _now()
         elif self.since is None:

@@ -20,7 +20,7 @@ from gunicorn_hot.workers import sent
 from gunicorn_hot.workers.aio import AioWorker
 from gunicorn_hot.workers.lifespan import Lifespan
 from gunicorn_hot.workers.numbering import numbered_asgi
-from gunicorn_hot.workers.uvicorn_idle import Timed
+from gunicorn_hot.workers.uvicorn_idle import Timed, is_known
 from gunicorn_hot.workers.uvicorn_leaving import Headers, LastHeaders, counting, mixin
 
 if TYPE_CHECKING:
@@ -30,24 +30,17 @@ else:
 
 
 def _http(base: Any, worker: UvicornMixin) -> Any:
-    """Return a subclass of the protocol class that uvicorn was told to use.
-
-    What it costs in steady state would be seen in a benchmark, so there is no call more for each piece of data: when a
-    request has come is noted where uvicorn stops the timer of an idle connection."""
+    """Return a subclass of the protocol class that uvicorn was told to use."""
+    namespace: dict[str, Any] = {"worker": worker}
     if _speaks_http2(base):
-        return type("Http2", (_Connection, base), {"worker": worker})
-
-    received, now = base.data_received, time.monotonic
-
-    def data_received(self: Any, data: bytes) -> None:
-        if self.cycle is None or self.cycle.response_complete:
-            self.since = now()
-        received(self, data)
-
-    namespace: dict[str, Any] = {"worker": worker, "__slots__": Timed.SLOTS}
-    if not hasattr(base, "_unset_keepalive_if_required"):  # it is none of uvicorn's
-        namespace["data_received"] = data_received
-    http: Any = type("Http", (mixin(base), Timed, _Connection, base), namespace)
+        return type("Http2", (_Connection, base), namespace)
+    timed = (Timed,) if is_known(base) else ()
+    noted = _Noted if hasattr(base, "_unset_keepalive_if_required") else _NotedByData
+    # CPython lays out a class's attributes by those that its first objects have. One more, when there are several
+    # connections, would find no place, and each of them would get a dictionary of its own, which is slower. The slots
+    # are not the mixins' because a protocol class may have some, too.
+    namespace["__slots__"] = ("since", *(name for c in timed for name in c.SLOTS))
+    http: Any = type("Http", (mixin(base), *timed, noted, base), namespace)
     http.counting = counting(http)
     return http
 
@@ -58,11 +51,46 @@ def _speaks_http2(protocol: Any) -> bool:
 
 class _Connection(_Mixin):
     worker: UvicornMixin
+    #: When the request came that is, or was last, answered; None: nothing has come yet.
     since: float | None = 0.0
 
     def connection_lost(self, exc: Exception | None) -> None:
         super().connection_lost(exc)
         self.worker.on_connection_lost(self, exc)
+
+
+class _Http(_Connection):
+    """Mixed into a protocol class for HTTP/1.1: knows when its request has come."""
+
+    def connection_made(self, transport: Any) -> None:
+        self.since = None
+        super().connection_made(transport)
+
+
+class _Noted(_Http):
+    """Without a call more for each piece of data, which would be seen in a benchmark: where uvicorn stops the timer of
+    an idle connection."""
+
+    if TYPE_CHECKING:
+        timeout_keep_alive_task: Any
+
+    # Called for each piece of data, and after each response.
+    def _unset_keepalive_if_required(self) -> None:
+        if self.since is None or self.timeout_keep_alive_task is not None:
+            self.since = time.monotonic()
+        super()._unset_keepalive_if_required()  # type: ignore[misc]
+
+
+class _NotedByData(_Http):
+    """For a class that has no such timer."""
+
+    if TYPE_CHECKING:
+        cycle: Any
+
+    def data_received(self, data: bytes) -> None:
+        if self.cycle is None or self.cycle.response_complete:
+            self.since = time.monotonic()
+        super().data_received(data)
 
 
 class _Websocket(_Connection):
@@ -96,8 +124,8 @@ class UvicornMixin(AioWorker):
 
     # For the reason that the base has.
     __slots__ = (
-        "_dated", "_headers", "_is_limited", "_notified", "_notifying", "_protocol", "_protocol_loop", "_state",
-        "_tasks", "_websocket_headers", "_websocket_state", "server_state",
+        "_dated", "_headers", "_is_limited", "_notified", "_notifying", "_protocol", "_state", "_tasks",
+        "_websocket_headers", "_websocket_state", "server_state",
     )
 
     #: uvicorn's, made in the master from gunicorn's settings and CONFIG_KWARGS.
@@ -140,8 +168,6 @@ class UvicornMixin(AioWorker):
         if _speaks_http2(protocol):
             self._headers.say_close = False
         self._protocol = _http(protocol, self)
-        is_timed = issubclass(self._protocol, Timed)
-        self._protocol_loop = self._protocol.loop_for(self.loop, self.keep_alive()) if is_timed else self.loop
         if config.ws_protocol_class is not None:
             websocket = type("Websocket", (_Websocket, config.ws_protocol_class), {"worker": self})
 
@@ -164,9 +190,10 @@ class UvicornMixin(AioWorker):
         return self.config.ssl
 
     def protocol_factory(self) -> Callable[[], Any]:
+        protocol = self._protocol
+        loop = protocol.loop_for(self.loop, self.keep_alive()) if issubclass(protocol, Timed) else self.loop
         return partial(
-            self._protocol, config=self.config, server_state=self.server_state, app_state=self._state,
-            _loop=self._protocol_loop,
+            protocol, config=self.config, server_state=self.server_state, app_state=self._state, _loop=loop
         )
 
     # --- once a second
