@@ -28,6 +28,7 @@ def _installed(worker: str) -> None:
 
 REQUEST = GET % b"/"
 
+#: Answers /open with what its `number` says of the worker's connections.
 OPEN = """
 import asgi
 from gunicorn_hot.workers import base
@@ -36,31 +37,34 @@ from gunicorn_hot.workers import base
 async def app(scope, receive, send):
     if scope["type"] != "http" or scope["path"] != "/open":
         return await asgi.app(scope, receive, send)
-    count = b"%d" % len(base.current.connections)
+    count = b"%d" % number(base.current.connections)
     await send({"type": "http.response.start", "status": 200, "headers": [(b"content-length", b"%d" % len(count))]})
     await send({"type": "http.response.body", "body": count})
 """
 
-#: How many of the connections have a dictionary of their own.
-OWN = """
+ALL = "number = len"
 
-def has_own(connections):
+#: How many of them have a dictionary of their own.
+OWN = """
+import gc
+
+def number(connections):
     return sum(any(type(one) is dict and "transport" in one for one in gc.get_referents(c)) for c in connections)
 """
 
-
-#: How many connections are in memory.
+#: How many are in memory.
 KEPT = """
+import gc
 
-def kept(connections):
+def number(connections):
     gc.collect()
     kind = type(next(iter(connections)))
     return sum(type(one) is kind for one in gc.get_objects())
 """
 
-
-#: Of the requests so far, of how many the context is in memory.
+#: Of how many of the requests so far the context is in memory.
 CONTEXT = """
+import contextvars, gc, weakref
 
 class Owner:
     pass
@@ -70,7 +74,7 @@ owner = contextvars.ContextVar("owner")
 owners = weakref.WeakSet()
 
 
-def left(_):
+def number(_):
     new = Owner()
     owner.set(new)
     owners.add(new)
@@ -80,8 +84,15 @@ def left(_):
 
 UPGRADE = {
     "Connection": "Upgrade", "Upgrade": "websocket", "Sec-WebSocket-Version": "13",
-    "Sec-WebSocket-Key": "MDEyMzQ1Njc4OWFiY2RlZg==",
+    "Sec-WebSocket-Key": "dGhlIHNhbXBsZSBub25jZQ==",
 }
+
+
+def start_observed(service: Service, worker: str, number: str, serves: bool = True) -> None:
+    service.configure(worker_class=worker, workers=1, keepalive=60)
+    (service.folder / "app.py").rename(service.folder / "asgi.py")
+    service.write("app.py", OPEN + number)
+    service.start(serves=serves)
 
 
 def read_answer(sock: socket.socket) -> bytes:
@@ -105,9 +116,9 @@ class Websocket:
             context.check_hostname = False
             context.verify_mode = ssl.CERT_NONE
             self.sock = context.wrap_socket(self.sock)
+        fields = "".join(f"{name}: {value}\r\n" for name, value in UPGRADE.items())
         self.sock.sendall(
-            b"GET /ws?room=1 HTTP/1.1\r\nHost: localhost\r\nUpgrade: websocket\r\nConnection: Upgrade\r\n"
-            b"Sec-WebSocket-Version: 13\r\nSec-WebSocket-Key: dGhlIHNhbXBsZSBub25jZQ==\r\n\r\n"
+            f"GET /ws?room=1 HTTP/1.1\r\nHost: localhost\r\n{fields}\r\n".encode()
         )
         head = b""
         while not head.endswith(b"\r\n\r\n"):
@@ -321,10 +332,7 @@ def test_a_busy_loop_neither_delays_the_cut_over_nor_accepts_after_it(service: S
 
 def test_connections_that_wait_are_taken_in_one_turn_of_the_loop(service: Service, worker: str) -> None:
     # Taken one in each turn, they would be out of step for as long as they are kept, which has a price.
-    service.configure(worker_class=worker, workers=1, keepalive=60)
-    (service.folder / "app.py").rename(service.folder / "asgi.py")
-    service.write("app.py", OPEN)
-    service.start()
+    start_observed(service, worker, ALL)
     with service.connect() as busy, contextlib.ExitStack() as stack:
         busy.send_request("/block?file=go")
         service.wait_file("go.held", lines=1)
@@ -341,10 +349,7 @@ def test_connections_share_the_names_of_their_attributes(service: Service, worke
     # An attribute that comes late, when there are several objects of a class, lets each have a dictionary of its own.
     if worker == "asgi":
         pytest.skip("gunicorn's own have more attributes than share names")
-    service.configure(worker_class=worker, workers=1, keepalive=60)
-    (service.folder / "app.py").rename(service.folder / "asgi.py")
-    service.write("app.py", "import gc\n" + OPEN.replace("len(base", "has_own(base") + OWN)
-    service.start(serves=False)  # that would ask something
+    start_observed(service, worker, OWN, serves=False)  # that would ask something
     service.wait_log("Listening at")
     with contextlib.ExitStack() as stack:
         connections = [stack.enter_context(service.connect()) for _ in range(20)]
@@ -393,10 +398,7 @@ def test_a_request_that_came_while_the_loop_was_busy_is_answered(service: Servic
 
 
 def test_a_connection_that_has_ended_is_forgotten(service: Service, worker: str) -> None:
-    service.configure(worker_class=worker, workers=1, keepalive=60)
-    (service.folder / "app.py").rename(service.folder / "asgi.py")
-    service.write("app.py", "import gc\n" + OPEN.replace("len(base", "kept(base") + KEPT)
-    service.start()
+    start_observed(service, worker, KEPT)
     for _ in range(20):
         with service.connect() as connection:
             connection.ask()
@@ -413,10 +415,7 @@ def test_a_kept_connection_holds_nothing_of_an_old_request(service: Service, wor
     # A timer has the context of the request after which it was asked for.
     if worker == "asgi":
         pytest.skip("gunicorn's own timers")
-    service.configure(worker_class=worker, workers=1, keepalive=60)
-    (service.folder / "app.py").rename(service.folder / "asgi.py")
-    service.write("app.py", "import contextvars, gc, weakref\n" + OPEN.replace("len(base", "left(base") + CONTEXT)
-    service.start()
+    start_observed(service, worker, CONTEXT)
     with service.connect() as connection:
         assert connection.ask("/open").body == b"1"
         assert connection.ask("/open").body == b"1"

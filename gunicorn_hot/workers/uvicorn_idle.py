@@ -15,12 +15,13 @@ from operator import attrgetter
 from types import MethodType
 from typing import TYPE_CHECKING, Any, ClassVar
 
+from gunicorn_hot.workers.uvicorn_leaving import H11_PROTOCOL, HTTPTOOLS_PROTOCOL, full_name
+
 if TYPE_CHECKING:
     _Mixin = asyncio.Protocol
 else:
     _Mixin = object
 
-_KNOWN = ("uvicorn.protocols.http.h11_impl.H11Protocol", "uvicorn.protocols.http.httptools_impl.HttpToolsProtocol")
 #: A connection has this instead of uvicorn's timer while it is idle.
 _IDLE = object()
 _now = time.monotonic
@@ -28,7 +29,7 @@ _now = time.monotonic
 
 def is_known(protocol: type[Any]) -> bool:
     """Whether `Timed` may be mixed into this class. Not into a subclass, which may ask for timers of its own."""
-    return f"{protocol.__module__}.{protocol.__qualname__}" in _KNOWN
+    return full_name(protocol) in (H11_PROTOCOL, HTTPTOOLS_PROTOCOL)
 
 
 class IdleLoop:
@@ -52,8 +53,11 @@ class IdleLoop:
         connection: Any = callback.__self__
         connection.kept_since = _now()
         if connection.idle_timer is None:
-            connection.idle_timer = self._loop.call_later(delay, self._look, connection, context=self._context)
+            self._start(connection, delay)
         return _IDLE
+
+    def _start(self, connection: Any, delay: float) -> None:
+        connection.idle_timer = self._loop.call_later(delay, self._look, connection, context=self._context)
 
     def _look(self, connection: Any) -> None:
         connection.idle_timer = None
@@ -61,7 +65,7 @@ class IdleLoop:
             return
         left = connection.kept_since + self._patience - _now()
         if left > 0:
-            connection.idle_timer = self._loop.call_later(left, self._look, connection, context=self._context)
+            self._start(connection, left)
         else:
             self._end(connection)
 
@@ -112,8 +116,6 @@ class Timed(_Mixin):
 
     def _unset_keepalive_if_required(self) -> None:
         # uvicorn's own does no more than to stop its timer.
-        if self.timeout_keep_alive_task is not None:
+        if self.timeout_keep_alive_task is not None or self.since is None:
             self.timeout_keep_alive_task = None
-            self.since = _now()
-        elif self.since is None:
             self.since = _now()

@@ -21,6 +21,10 @@ if TYPE_CHECKING:
 else:
     _Mixin = object
 
+#: uvicorn's two, by their full names: one whose parser is not installed cannot be imported.
+H11_PROTOCOL = "uvicorn.protocols.http.h11_impl.H11Protocol"
+HTTPTOOLS_PROTOCOL = "uvicorn.protocols.http.httptools_impl.HttpToolsProtocol"
+
 _Header = tuple[bytes, bytes]
 
 
@@ -153,11 +157,15 @@ def counting(base: type[Pipelining]) -> type[Pipelining]:
     return Counting
 
 
+def full_name(protocol: type[Any]) -> str:
+    return f"{protocol.__module__}.{protocol.__name__}"
+
+
 def mixin(base: type[Any]) -> type[Pipelining]:
     """Return what is to be mixed into the protocol class `base`."""
-    names = {f"{c.__module__}.{c.__name__}" for c in base.__mro__}
-    if "uvicorn.protocols.http.httptools_impl.HttpToolsProtocol" in names:
+    names = set(map(full_name, base.__mro__))
+    if HTTPTOOLS_PROTOCOL in names:
         return HttpTools
-    if "uvicorn.protocols.http.h11_impl.H11Protocol" in names:
+    if H11_PROTOCOL in names:
         return H11
     return Pipelining
